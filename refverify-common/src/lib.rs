@@ -1,0 +1,2 @@
+//! What crosses from the kernel to user space.
+#![no_std]

@@ -1,0 +1,12 @@
+//! The parts of `refverify-monitor`. ARCHITECTURE.md at the top of the workspace says how
+//! they fit; the arrows between them point one way only:
+//!
+//! ```text
+//! btrfs ◀ feed ◀ {agent, verify} ◀ report ◀ cli
+//! ```
+
+pub mod agent;
+pub mod btrfs;
+pub mod feed;
+pub mod report;
+pub mod verify;
