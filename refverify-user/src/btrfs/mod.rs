@@ -4,4 +4,6 @@
 
 mod vocabulary;
 
-pub use vocabulary::{Action, DiskExtent, ExtentKind, RefKey, objectid};
+pub use vocabulary::{
+    Action, DiskExtent, DiskFinding, DiskFindingKind, ExtentKind, RefKey, objectid,
+};

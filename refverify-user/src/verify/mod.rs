@@ -1,1 +1,11 @@
-//! placeholder
+//! The verifier: it holds the model of what should be in the extent tree, and judges.
+//!
+//! Nothing here touches the kernel or a device. All that is known comes in as
+//! [`ToVerifier`](crate::feed::ToVerifier) messages; what is wanted and what is to be told goes
+//! out as values. Given the same messages it does the same again.
+
+mod finding;
+mod notice;
+
+pub use finding::{ActionRecord, Cause, ExtentDump, Finding, FindingKind, Symbols};
+pub use notice::{Coverage, FsState, Notice, Span, Summary};
