@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 
 use super::{FsState, ledger::Ledger};
-use crate::{btrfs::ExtentKind, feed::FsSlot};
+use crate::{
+    btrfs::{ExtentKind, RefKey},
+    feed::FsSlot,
+};
 
 /// Appends one file system. `docs/ledger-dump.md` describes the form.
 pub(crate) fn write(
@@ -12,12 +15,12 @@ pub(crate) fn write(
     device: &str,
     state: FsState,
     generation: u64,
-    ledger: &Ledger,
+    ledger: &impl Ledger,
 ) {
     let state = state.name();
     // Writing to a String cannot fail.
     let _ = writeln!(out, "fs {} device {device} state {state} generation {generation}", fs.0);
-    for (bytenr, extent) in ledger.iter() {
+    ledger.visit(&mut |bytenr, extent| {
         let (len, refs) = (extent.len_bytes, extent.total_refs);
         let _ = match extent.kind {
             ExtentKind::Data => writeln!(out, "extent {bytenr} len {len} data refs {refs}"),
@@ -25,12 +28,12 @@ pub(crate) fn write(
                 writeln!(out, "extent {bytenr} len {len} tree level {level} refs {refs}")
             }
         };
-        for (key, count) in &extent.refs {
-            let (root, parent, owner, offset) = (key.root, key.parent, key.owner, key.offset);
+        for (key, count) in extent.refs.iter() {
+            let RefKey { root, parent, owner, offset } = key;
             let _ = writeln!(
                 out,
                 "ref root {root} parent {parent} owner {owner} offset {offset} count {count}"
             );
         }
-    }
+    });
 }

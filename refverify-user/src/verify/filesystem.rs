@@ -8,7 +8,7 @@ use super::{
     Cause, Coverage, Finding, FindingKind, FsState, Notice, Span, Symbols,
     cut::{Cut, Ruling, Unread, Waiting, place},
     gate::{Gate, LastEvent},
-    ledger::{Ledger, RefChange},
+    ledger::{Ledger as _, PackedLedger, RefChange},
     seeder::{Progress, Seeder},
 };
 use crate::{
@@ -31,7 +31,7 @@ pub(crate) struct FileSystem {
     device: String,
     fsid: Option<Uuid>,
     state: FsState,
-    ledger: Ledger,
+    ledger: PackedLedger,
     cut: Cut,
     seeder: Option<Seeder>,
     /// Told apart from those of earlier seeders, whose answers may still come.
@@ -79,7 +79,7 @@ impl FileSystem {
             device,
             fsid: None,
             state: FsState::Unmounted,
-            ledger: Ledger::default(),
+            ledger: PackedLedger::default(),
             cut: Cut::new(0),
             seeder: None,
             reading: 0,
@@ -108,7 +108,7 @@ impl FileSystem {
     pub(crate) fn mounted(&mut self, device: String, first_usable: u64, fx: &mut Effects) {
         self.close_spans();
         self.device = device;
-        self.ledger = Ledger::default();
+        self.ledger = PackedLedger::default();
         self.cut = Cut::new(first_usable);
         self.durable = 0;
         self.signalled = 0;
@@ -212,7 +212,7 @@ impl FileSystem {
         for (piece, ruling) in pieces.into_iter().zip(rulings) {
             match ruling {
                 Ruling::OnDisk => {}
-                Ruling::Apply => self.ledger.remove(piece),
+                Ruling::Apply => self.ledger.remove(piece, event.transid),
                 Ruling::Wait => self.wait_with_piece(event, piece, arrival),
             }
         }
@@ -274,6 +274,7 @@ impl FileSystem {
         self.signalled = self.signalled.max(transid);
         self.newest_transid = self.newest_transid.max(transid);
         self.cut.settle(transid);
+        self.ledger.commit(transid);
         match &mut self.seeder {
             Some(seeder) => seeder.committed(),
             None => self.read_next_unread(fx),
@@ -345,10 +346,7 @@ impl FileSystem {
                 self.reading_at(generation, &superblock, rest, fx);
             }
             Progress::Read { range, generation, extents } => {
-                self.ledger.clear(range.clone());
-                for extent in &extents {
-                    self.ledger.take_from_disk(extent, generation);
-                }
+                self.ledger.read(range.clone(), generation, &extents);
                 for waiting in self.cut.read(range, generation) {
                     self.event_again(waiting, gate);
                 }

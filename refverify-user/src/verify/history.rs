@@ -1,47 +1,37 @@
-//! What was done to one extent since its last allocation.
-
-use std::collections::VecDeque;
+//! What is kept of the actions on one extent.
 
 use super::ActionRecord;
 
-/// The actions on an extent, bounded: the first, which is the allocation where it was seen,
-/// and the newest. Those between are given up first, and counted.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct History {
-    first: Option<ActionRecord>,
-    newest: VecDeque<ActionRecord>,
-    given_up: u64,
+/// Bounds the actions since an extent's last allocation, oldest first: the first stays, which
+/// is the allocation where it was seen, and the newest stay, the drop to zero among them.
+/// Those between are given up.
+pub(crate) fn bound<T>(actions: &mut Vec<T>, max: usize) {
+    let Some(surplus) = actions.len().checked_sub(max.max(2)) else { return };
+    actions.drain(1..=surplus);
 }
 
-impl History {
-    /// How many actions are kept besides the first.
-    const NEWEST_MAX: usize = 31;
+/// Bounds actions for a report, where `done` is how many there ever were. Returns how many
+/// were given up.
+pub(crate) fn bound_and_count(actions: &mut Vec<ActionRecord>, max: usize, done: u64) -> u64 {
+    bound(actions, max);
+    done.saturating_sub(actions.len() as u64)
+}
 
-    /// Begins anew with an allocation.
-    pub(crate) fn starting_with(allocation: ActionRecord) -> Self {
-        Self { first: Some(allocation), ..Self::default() }
+#[cfg(test)]
+mod tests {
+    use super::bound;
+
+    #[test]
+    fn the_first_and_the_newest_stay() {
+        let mut actions: Vec<u32> = (0..10).collect();
+        bound(&mut actions, 4);
+        assert_eq!(actions, [0, 7, 8, 9]);
     }
 
-    /// Adds the newest action.
-    pub(crate) fn push(&mut self, action: ActionRecord) {
-        if self.first.is_none() {
-            self.first = Some(action);
-            return;
-        }
-        if self.newest.len() == Self::NEWEST_MAX {
-            self.newest.pop_front();
-            self.given_up += 1;
-        }
-        self.newest.push_back(action);
-    }
-
-    /// The actions kept, oldest first.
-    pub(crate) fn to_vec(&self) -> Vec<ActionRecord> {
-        self.first.iter().chain(&self.newest).cloned().collect()
-    }
-
-    /// How many were given up.
-    pub(crate) const fn given_up(&self) -> u64 {
-        self.given_up
+    #[test]
+    fn what_is_within_the_bound_stays_whole() {
+        let mut actions: Vec<u32> = (0..4).collect();
+        bound(&mut actions, 4);
+        assert_eq!(actions, [0, 1, 2, 3]);
     }
 }

@@ -10,7 +10,7 @@ mod filesystem;
 mod finding;
 mod gate;
 mod history;
-mod ledger;
+pub mod ledger;
 mod notice;
 mod rules;
 mod seeder;

@@ -1,0 +1,141 @@
+//! Who made a change, and from where: tasks and stacks, each once, by number.
+
+use std::collections::HashMap;
+
+use super::runs::Act;
+use crate::feed::{Comm, Event, Stack};
+
+/// A task, as an event names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Task {
+    pub(super) pid: u32,
+    pub(super) tid: u32,
+    pub(super) comm: Comm,
+}
+
+/// The tasks and stacks of the changes that are pending, or of those in one run of histories.
+/// A stack that is shared is shared between these too: it is counted, not copied.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Origins {
+    tasks: Vec<Task>,
+    stacks: Vec<Stack>,
+}
+
+impl Origins {
+    pub(super) fn task(&self, number: u32) -> Option<&Task> {
+        self.tasks.get(number as usize)
+    }
+
+    pub(super) fn stack(&self, number: u32) -> Option<&Stack> {
+        self.stacks.get(number as usize)
+    }
+
+    /// The numbers of the tasks that a thread was.
+    pub(super) fn tasks_of_thread(&self, tid: u32) -> Vec<u32> {
+        let numbered = (0_u32..).zip(&self.tasks);
+        numbered.filter(|(_, task)| task.tid == tid).map(|(number, _)| number).collect()
+    }
+
+    /// Bytes allocated, but for the stacks' frames, which others share.
+    pub(super) fn bytes(&self) -> usize {
+        self.tasks.capacity() * size_of::<Task>() + self.stacks.capacity() * size_of::<Stack>()
+    }
+}
+
+/// Gives numbers to tasks and stacks.
+#[derive(Debug, Default)]
+pub(super) struct Numbering {
+    origins: Origins,
+    task_numbers: HashMap<Task, u32>,
+    stack_numbers: HashMap<Stack, u32>,
+    /// Runs of events have one origin: the last ones, to save looking them up.
+    last_task: Option<(Task, u32)>,
+    last_stacks: [Option<(Stack, u32)>; LAST],
+}
+
+/// How many stacks are found again without looking them up.
+const LAST: usize = 32;
+
+impl Numbering {
+    /// The numbers of an event's task and stack.
+    pub(super) fn of_event(&mut self, event: &Event) -> (u32, u32) {
+        let task = Task { pid: event.pid, tid: event.tid, comm: event.comm };
+        (self.task(task), self.stack(&event.stack))
+    }
+
+    /// The number of a task.
+    pub(super) fn task(&mut self, task: Task) -> u32 {
+        if let Some((last, number)) = self.last_task
+            && last == task
+        {
+            return number;
+        }
+        let next = self.origins.tasks.len() as u32;
+        let number = *self.task_numbers.entry(task).or_insert(next);
+        if number == next {
+            self.origins.tasks.push(task);
+        }
+        self.last_task = Some((task, number));
+        number
+    }
+
+    /// The number of a stack.
+    pub(super) fn stack(&mut self, stack: &Stack) -> u32 {
+        // The verifier shares equal stacks, so the address nearly always tells. While it is
+        // held here no other stack can have it.
+        let address = stack.as_ptr().addr();
+        let place = (address >> 4 ^ address >> 12) % LAST;
+        if let Some((last, number)) = &self.last_stacks[place]
+            && std::ptr::eq(last.as_ptr(), stack.as_ptr())
+            && last.len() == stack.len()
+        {
+            return *number;
+        }
+        let number = self.look_stack_up(stack);
+        self.last_stacks[place] = Some((stack.clone(), number));
+        number
+    }
+
+    fn look_stack_up(&mut self, stack: &Stack) -> u32 {
+        if let Some(&number) = self.stack_numbers.get(stack) {
+            return number;
+        }
+        let number = self.origins.stacks.len() as u32;
+        self.stack_numbers.insert(stack.clone(), number);
+        self.origins.stacks.push(stack.clone());
+        number
+    }
+
+    /// Gives actions that have numbers of `from` numbers of these.
+    pub(super) fn renumber(&mut self, actions: &mut [Act], from: &Origins) {
+        for act in actions {
+            if let (Some(&task), Some(stack)) = (from.task(act.task), from.stack(act.stack)) {
+                act.task = self.task(task);
+                act.stack = self.stack(stack);
+            }
+        }
+    }
+
+    /// What the numbers stand for.
+    pub(super) const fn origins(&self) -> &Origins {
+        &self.origins
+    }
+
+    /// Forgets all numbers.
+    pub(super) fn reset(&mut self) {
+        self.origins.tasks.clear();
+        self.origins.stacks.clear();
+        self.task_numbers.clear();
+        self.stack_numbers.clear();
+        self.last_task = None;
+        self.last_stacks.fill(None);
+    }
+
+    /// What the numbers stand for, when no more will be given.
+    pub(super) fn into_origins(self) -> Origins {
+        let mut origins = self.origins;
+        origins.tasks.shrink_to_fit();
+        origins.stacks.shrink_to_fit();
+        origins
+    }
+}
