@@ -12,8 +12,8 @@ use super::{
         Body, Context, ENTRY_MAX, HEAD_MAX, Head, put_body, put_full_body, put_spilled_body,
         read_body,
     },
-    index::Index,
-    page::{Filling, NewEntry, PAGE_SIZE, Page},
+    index::{Index, Position},
+    page::{Filling, NewEntry, PAGE_SIZE, Page, Spot},
 };
 
 /// The extents of one file system, packed, in order of bytenr.
@@ -27,23 +27,70 @@ pub(super) struct Blocks {
     spilled_bytes: usize,
     body: Vec<u8>,
     entry: Vec<u8>,
+    /// The positions of what was brought near, as of so many changes of the index.
+    near: (u64, Vec<Position>),
+}
+
+/// Where an extent is, or would be, until the next change.
+pub(super) struct Place {
+    position: Position,
+    id: u32,
+    spot: Spot,
 }
 
 /// A page that is out of the index, and its key.
 type Loose = (u64, Page);
 
 impl Blocks {
-    /// Reads an extent into `extent`. Returns whether there is one.
-    pub(super) fn get(&self, bytenr: u64, extent: &mut Extent) -> bool {
-        let Some(position) = self.index.find(bytenr) else { return false };
+    /// Looks for an extent. There is no place before the first extent of all.
+    pub(super) fn find(&self, bytenr: u64) -> Option<Place> {
+        Some(self.find_in(self.index.find(bytenr)?, bytenr))
+    }
+
+    /// As [`Self::find`], for one of the extents that were brought near.
+    pub(super) fn find_near(&self, number: usize, bytenr: u64) -> Option<Place> {
+        let (changes, positions) = &self.near;
+        match positions.get(number) {
+            Some(&position) if *changes == self.index.changes() => {
+                Some(self.find_in(position, bytenr))
+            }
+            _ => self.find(bytenr),
+        }
+    }
+
+    fn find_in(&self, position: Position, bytenr: u64) -> Place {
         let (key, id) = self.index.at(position);
-        let page = self.arena.page(id);
-        let spot = page.find(key, bytenr);
-        match page.read_spot(&spot, extent) {
+        let spot = self.arena.page(id).find(key, bytenr);
+        Place { position, id, spot }
+    }
+
+    /// Brings what will be looked for near, all of it at once: memory is far, and one extent
+    /// after the other would wait for it each time anew.
+    pub(super) fn bring_near(&mut self, bytenrs: impl Iterator<Item = u64> + Clone) {
+        let (changes, positions) = &mut self.near;
+        *changes = self.index.changes();
+        self.index.find_all(bytenrs, positions);
+        let mut touched = 0;
+        for &position in &*positions {
+            touched ^= self.arena.page(self.index.at(position).1).touch();
+        }
+        std::hint::black_box(touched);
+    }
+
+    /// Reads the extent at a place into `extent`. Returns whether there is one.
+    pub(super) fn read(&self, bytenr: u64, place: &Place, extent: &mut Extent) -> bool {
+        match self.arena.page(place.id).read_spot(&place.spot, extent) {
             Some(Body::Here) => true,
             Some(Body::Spilled) => self.read_spilled(bytenr, extent),
             None => false,
         }
+    }
+
+    /// The extent at a bytenr.
+    pub(super) fn get(&self, bytenr: u64) -> Option<Extent> {
+        let mut extent = Extent::default();
+        let place = self.find(bytenr)?;
+        self.read(bytenr, &place, &mut extent).then_some(extent)
     }
 
     fn read_spilled(&self, bytenr: u64, extent: &mut Extent) -> bool {
@@ -53,59 +100,84 @@ impl Blocks {
         read_body(bytes, &head, &Context::default(), extent).is_some()
     }
 
-    /// Puts an extent in, in place of the one that is there.
+    /// Puts an extent in, in place of the one that is there. Places found before are void.
     pub(super) fn put(&mut self, bytenr: u64, extent: &Extent) {
-        let Some(position) = self.index.find(bytenr) else {
+        let place = self.find(bytenr);
+        self.put_at(place.as_ref(), bytenr, extent);
+    }
+
+    /// As [`Self::put`], where the place has been looked for.
+    pub(super) fn put_at(&mut self, place: Option<&Place>, bytenr: u64, extent: &Extent) {
+        let Some(place) = place else {
             let first = (0, Page::new(Context::default()));
             self.rewrite(&[first], bytenr..=bytenr, PAGE_SIZE, once(bytenr, extent));
             return;
         };
-        let (key, id) = self.index.at(position);
-        let context = self.arena.page(id).context();
+        let context = self.arena.page(place.id).context();
         let is_plain = self.write_body(bytenr, extent, &context);
         let new = NewEntry { bytenr, len_bytes: extent.len_bytes, is_plain, body: &self.body };
-        let page = self.arena.page_mut(id);
-        let spot = page.find(key, bytenr);
-        if !page.replace(&spot, Some(&new), &mut self.entry) {
+        let page = self.arena.page_mut(place.id);
+        if page.replace(&place.spot, Some(&new), &mut self.entry) {
+            return;
+        }
+        let is_end = page.is_end(&place.spot);
+        if is_end || !self.split(place) {
+            // In key order the page that is full stays full.
             let page = self.take_out(bytenr);
             self.rewrite(&[page], bytenr..=bytenr, Filling::SPLIT, once(bytenr, extent));
+        } else {
+            self.put(bytenr, extent);
         }
     }
 
-    /// Takes an extent out, if it is there.
+    /// Makes two pages of one. Returns whether it has more than one extent.
+    fn split(&mut self, place: &Place) -> bool {
+        let (key, id) = self.index.at(place.position);
+        let Some((upper_key, upper)) = self.arena.page_mut(id).split(key, &mut self.entry) else {
+            return false;
+        };
+        let upper = self.arena.add(&upper);
+        self.index.insert(upper_key, upper);
+        true
+    }
+
+    /// Takes an extent out, if it is there. Places found before are void.
     pub(super) fn delete(&mut self, bytenr: u64) {
-        let Some(position) = self.index.find(bytenr) else { return };
-        let (key, id) = self.index.at(position);
-        let page = self.arena.page_mut(id);
-        let spot = page.find(key, bytenr);
-        if !spot.is_taken() {
+        if let Some(place) = self.find(bytenr) {
+            self.delete_at(&place, bytenr);
+        }
+    }
+
+    /// As [`Self::delete`], where the place has been looked for.
+    pub(super) fn delete_at(&mut self, place: &Place, bytenr: u64) {
+        if !place.spot.is_taken() {
             return;
         }
-        if !page.replace(&spot, None, &mut self.entry) {
+        let page = self.arena.page_mut(place.id);
+        if !page.replace(&place.spot, None, &mut self.entry) {
             // The entry after it is farther now from the one before it, and telling that may
             // take more bytes than went.
             let page = self.take_out(bytenr);
             self.rewrite(&[page], bytenr..=bytenr, Filling::SPLIT, |_| None);
         } else if page.is_sparse() {
-            self.join(bytenr);
+            self.join(place.position);
         }
         self.unspill(bytenr);
     }
 
     /// A page that holds little goes together with the one after it.
-    fn join(&mut self, bytenr: u64) {
-        let Some(position) = self.index.find(bytenr) else { return };
+    fn join(&mut self, position: Position) {
         let (key, id) = self.index.at(position);
         if self.arena.page(id).is_empty() {
             if key != 0 {
-                self.take_out(bytenr);
+                self.take_out(key);
             }
             return;
         }
         let Some(next) = self.index.next(position) else { return };
         let (next_key, next_id) = self.index.at(next);
         if self.arena.page(id).fits_with(self.arena.page(next_id)) {
-            let pages = [self.take_out(bytenr), self.take_out(next_key)];
+            let pages = [self.take_out(key), self.take_out(next_key)];
             // Between the two there is nothing to replace.
             self.rewrite(&pages, next_key..=next_key - 1, PAGE_SIZE, |_| None);
         }
@@ -420,9 +492,8 @@ mod tests {
             }
         }
         assert_eq!(contents(&blocks), map.clone().into_iter().collect::<Vec<_>>());
-        let mut found = Extent::default();
         for bytenr in (0..4001).map(|i| i * 4096) {
-            assert_eq!(blocks.get(bytenr, &mut found).then_some(&found), map.get(&bytenr));
+            assert_eq!(blocks.get(bytenr), map.get(&bytenr).cloned());
         }
         for bytenr in map.into_keys() {
             blocks.delete(bytenr);

@@ -20,7 +20,7 @@
 
 use super::{
     Extent, Refs,
-    varint::{Reader, put_sectors, put_signed, put_signed_sectors, put_varint},
+    varint::{Reader, put_sectors, put_signed, put_signed_sectors, put_varint, short_sectors},
 };
 use crate::btrfs::{ExtentKind, RefKey};
 
@@ -162,15 +162,58 @@ impl Head {
     /// Reads the head of the entry at `at`.
     #[inline]
     pub(super) fn read(bytes: &[u8], at: usize, before: Before, context: &Context) -> Option<Self> {
+        match bytes.get(at..)?.first_chunk() {
+            Some(near) => Self::read_near(near, before, context)
+                .or_else(|| Self::read_any(bytes, at, before, context))
+                .filter(|head| at + head.size <= bytes.len()),
+            None => Self::read_any(bytes, at, before, context),
+        }
+    }
+
+    /// Nearly every head takes six bytes or fewer: its size in the first, then distance and
+    /// length in at most two each.
+    #[inline]
+    fn read_near(near: &[u8; 8], before: Before, context: &Context) -> Option<Self> {
+        let word = u64::from_le_bytes(*near);
+        let first = near[0];
+        let size = usize::from(first & SIZE_MASK);
+        let mut body = 1;
+        let mut distance = before.len_bytes;
+        if first & ADJACENT == 0 {
+            let (sectors, taken) = short_sectors(word >> 8)?;
+            distance = sectors;
+            body += taken;
+        }
+        let mut len_bytes = u64::from(context.len_bytes);
+        if first & SAME_LEN == 0 {
+            let (sectors, taken) = short_sectors(word >> (8 * body))?;
+            len_bytes = sectors;
+            body += taken;
+        }
+        (body <= size).then_some(Self {
+            size,
+            body,
+            bytenr: before.bytenr.wrapping_add(distance),
+            len_bytes,
+            is_plain: first & PLAIN != 0,
+        })
+    }
+
+    #[inline(never)]
+    fn read_any(bytes: &[u8], at: usize, before: Before, context: &Context) -> Option<Self> {
         let mut reader = Reader::new(bytes, at);
         let first = reader.byte()?;
         let size = match first & SIZE_MASK {
             0 => usize::from(reader.byte()?),
             size => usize::from(size),
         };
-        let distance = if first & ADJACENT != 0 { before.len_bytes } else { reader.sectors()? };
-        let len_bytes =
-            if first & SAME_LEN != 0 { u64::from(context.len_bytes) } else { reader.sectors()? };
+        let distance =
+            if first & ADJACENT != 0 { before.len_bytes } else { reader.sectors()? };
+        let len_bytes = if first & SAME_LEN != 0 {
+            u64::from(context.len_bytes)
+        } else {
+            reader.sectors()?
+        };
         let body = reader.at() - at;
         (body <= size && at + size <= bytes.len()).then_some(Self {
             size,

@@ -112,15 +112,31 @@ impl Extent {
         self.refs.add(change.key, 1);
     }
 
-    /// Judges a change against what is known, and makes it when it is in order. Returns
-    /// whether it was.
+    /// Takes a change back that is not an allocation, did not free the extent, and was usual.
+    pub(super) fn take_back(&mut self, action: Action, key: &RefKey) {
+        if action == Action::AddRef {
+            self.refs.drop_one(key);
+            self.total_refs -= 1;
+        } else {
+            self.refs.add(*key, 1);
+            self.total_refs += 1;
+        }
+        self.actions -= 1;
+    }
+
+    /// Judges a change against what is known.
+    pub(super) fn is_in_order(known: Option<&Self>, change: &RefChange) -> bool {
+        let view = known.map(|extent| extent.view(&change.key));
+        rules::judge(view, change.action, &change.key).is_ok()
+    }
+
+    /// Makes a change to what is known, when it is in order. Returns whether it was.
     pub(super) fn replay(known: &mut Option<Self>, change: &RefChange) -> bool {
-        let view = known.as_ref().map(|extent| extent.view(&change.key));
-        let in_order = rules::judge(view, change.action, &change.key).is_ok();
-        if in_order {
+        let is_in_order = Self::is_in_order(known.as_ref(), change);
+        if is_in_order {
             known.get_or_insert_default().make(change);
         }
-        in_order
+        is_in_order
     }
 
     /// The extent for a report; its actions are the caller's to add.

@@ -1,21 +1,32 @@
 //! An ordered index of pages by the first bytenr that each may hold.
 //!
 //! Two levels of sorted arrays: one of chunks, and in each chunk some hundred keys. Room is
-//! made by moving what stands behind, which is little.
+//! made by moving what stands behind, which is little. A look-up is three short searches: among
+//! the chunks, among a chunk's fences, and among the few keys between two fences. The
+//! last two are one wait for memory each, and many look-ups can wait together: see
+//! [`Index::find_all`].
 
 /// An index from keys to pages.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// The first key of each chunk.
     firsts: Vec<u64>,
-    chunks: Vec<Chunk>,
+    chunks: Vec<Box<Chunk>>,
+    changes: u64,
 }
 
+/// Some pages in order. What lies beyond `len` is nothing.
 #[derive(Debug)]
 struct Chunk {
-    keys: Vec<u64>,
-    pages: Vec<u32>,
+    /// Every sixteenth key.
+    fences: [u64; CHUNK / FENCE],
+    keys: [u64; CHUNK],
+    pages: [u32; CHUNK],
+    len: usize,
 }
+
+const CHUNK: usize = 256;
+const FENCE: usize = 16;
 
 /// A place in the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,17 +36,66 @@ pub(super) struct Position {
 }
 
 impl Chunk {
-    const MAX: usize = 256;
-
-    fn new() -> Self {
-        Self { keys: Vec::with_capacity(Self::MAX), pages: Vec::with_capacity(Self::MAX) }
+    fn new() -> Box<Self> {
+        // Keys beyond the last are above all that is looked for, or equal to the last of all.
+        Box::new(Self {
+            fences: [u64::MAX; CHUNK / FENCE],
+            keys: [u64::MAX; CHUNK],
+            pages: [0; CHUNK],
+            len: 0,
+        })
     }
 
-    fn split_off(&mut self, at: usize) -> Self {
+    /// The slot of the last key not above `bytenr`; the first key is not above it.
+    fn find(&self, bytenr: u64) -> usize {
+        self.slot(self.group(bytenr), bytenr)
+    }
+
+    /// The slot of the last key not above `bytenr` among those from `group` on.
+    fn slot(&self, group: usize, bytenr: u64) -> usize {
+        let keys = &self.keys[group..group + FENCE];
+        let slot = group + keys.partition_point(|&key| key <= bytenr) - 1;
+        slot.min(self.len - 1)
+    }
+
+    /// Where the keys begin among which the one for `bytenr` is.
+    fn group(&self, bytenr: u64) -> usize {
+        (self.fences.partition_point(|&fence| fence <= bytenr) - 1) * FENCE
+    }
+
+    fn insert(&mut self, slot: usize, key: u64, page: u32) {
+        self.keys.copy_within(slot..self.len, slot + 1);
+        self.pages.copy_within(slot..self.len, slot + 1);
+        self.keys[slot] = key;
+        self.pages[slot] = page;
+        self.len += 1;
+        self.build_fences();
+    }
+
+    fn remove(&mut self, slot: usize) {
+        self.keys.copy_within(slot + 1..self.len, slot);
+        self.pages.copy_within(slot + 1..self.len, slot);
+        self.len -= 1;
+        self.keys[self.len] = u64::MAX;
+        self.build_fences();
+    }
+
+    fn split_off(&mut self, at: usize) -> Box<Self> {
         let mut upper = Self::new();
-        upper.keys.extend(self.keys.drain(at..));
-        upper.pages.extend(self.pages.drain(at..));
+        upper.len = self.len - at;
+        upper.keys[..upper.len].copy_from_slice(&self.keys[at..self.len]);
+        upper.pages[..upper.len].copy_from_slice(&self.pages[at..self.len]);
+        self.keys[at..].fill(u64::MAX);
+        self.len = at;
+        upper.build_fences();
+        self.build_fences();
         upper
+    }
+
+    fn build_fences(&mut self) {
+        for (fence, keys) in self.fences.iter_mut().zip(self.keys.chunks_exact(FENCE)) {
+            *fence = keys[0];
+        }
     }
 }
 
@@ -48,14 +108,52 @@ impl Index {
     /// How many pages there are.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.keys.len()).sum()
+        self.chunks.iter().map(|chunk| chunk.len).sum()
+    }
+
+    fn chunk_of(&self, bytenr: u64) -> Option<usize> {
+        self.firsts.partition_point(|&first| first <= bytenr).checked_sub(1)
     }
 
     /// The last page whose key is not above `bytenr`.
     pub(super) fn find(&self, bytenr: u64) -> Option<Position> {
-        let chunk = self.firsts.partition_point(|&first| first <= bytenr).checked_sub(1)?;
-        let slot = self.chunks[chunk].keys.partition_point(|&key| key <= bytenr) - 1;
+        let chunk = self.chunk_of(bytenr)?;
+        let slot = self.chunks[chunk].find(bytenr);
         Some(Position { chunk: chunk as u32, slot: slot as u32 })
+    }
+
+    /// How often pages came or went. Positions are void after the next time.
+    pub(super) const fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Looks many extents up, level by level, so that they wait for memory together and not
+    /// one after the other.
+    pub(super) fn find_all(
+        &self,
+        bytenrs: impl Iterator<Item = u64> + Clone,
+        positions: &mut Vec<Position>,
+    ) {
+        positions.clear();
+        let mut touched = 0;
+        for bytenr in bytenrs.clone() {
+            let Some(chunk) = self.chunk_of(bytenr) else { return };
+            let fences = &self.chunks[chunk].fences;
+            touched ^= fences[0] ^ fences[FENCE / 2];
+            positions.push(Position { chunk: chunk as u32, slot: 0 });
+        }
+        for (bytenr, position) in bytenrs.clone().zip(&mut *positions) {
+            let chunk = &self.chunks[position.chunk as usize];
+            let group = chunk.group(bytenr);
+            touched ^= chunk.keys[group] ^ chunk.keys[group + FENCE / 2];
+            touched ^= u64::from(chunk.pages[group]);
+            position.slot = group as u32;
+        }
+        std::hint::black_box(touched);
+        for (bytenr, position) in bytenrs.zip(positions) {
+            let chunk = &self.chunks[position.chunk as usize];
+            position.slot = chunk.slot(position.slot as usize, bytenr) as u32;
+        }
     }
 
     /// The key and the page there.
@@ -67,7 +165,7 @@ impl Index {
     /// The next one.
     pub(super) fn next(&self, position: Position) -> Option<Position> {
         let Position { chunk, slot } = position;
-        if (slot as usize) + 1 < self.chunks[chunk as usize].keys.len() {
+        if (slot as usize) + 1 < self.chunks[chunk as usize].len {
             return Some(Position { chunk, slot: slot + 1 });
         }
         ((chunk as usize) + 1 < self.chunks.len()).then_some(Position { chunk: chunk + 1, slot: 0 })
@@ -80,7 +178,7 @@ impl Index {
             return Some(Position { chunk, slot: slot - 1 });
         }
         let chunk = chunk.checked_sub(1)?;
-        let slot = self.chunks[chunk as usize].keys.len() as u32 - 1;
+        let slot = self.chunks[chunk as usize].len as u32 - 1;
         Some(Position { chunk, slot })
     }
 
@@ -90,12 +188,12 @@ impl Index {
             return self.insert_at(0, 0, key, page);
         };
         let (mut chunk, mut slot) = (after.chunk as usize, after.slot as usize + 1);
-        if self.chunks[chunk].keys.len() == Chunk::MAX {
+        if self.chunks[chunk].len == CHUNK {
             // In key order the chunk that is full stays full.
-            let is_last = chunk + 1 == self.chunks.len() && slot == Chunk::MAX;
-            let at = if is_last { Chunk::MAX } else { Chunk::MAX / 2 };
+            let is_last = chunk + 1 == self.chunks.len() && slot == CHUNK;
+            let at = if is_last { CHUNK } else { CHUNK / 2 };
             let upper = self.chunks[chunk].split_off(at);
-            let first = upper.keys.first().copied().unwrap_or(key);
+            let first = if is_last { key } else { upper.keys[0] };
             self.chunks.insert(chunk + 1, upper);
             self.firsts.insert(chunk + 1, first);
             if slot > at || is_last {
@@ -107,12 +205,12 @@ impl Index {
     }
 
     fn insert_at(&mut self, chunk: usize, slot: usize, key: u64, page: u32) {
+        self.changes += 1;
         if self.chunks.is_empty() {
             self.chunks.push(Chunk::new());
             self.firsts.push(key);
         }
-        self.chunks[chunk].keys.insert(slot, key);
-        self.chunks[chunk].pages.insert(slot, page);
+        self.chunks[chunk].insert(slot, key, page);
         if slot == 0 {
             self.firsts[chunk] = key;
         }
@@ -121,22 +219,20 @@ impl Index {
     /// Takes a page out.
     pub(super) fn remove(&mut self, position: Position) {
         let Position { chunk, slot } = position;
-        let (chunk, slot) = (chunk as usize, slot as usize);
-        self.chunks[chunk].keys.remove(slot);
-        self.chunks[chunk].pages.remove(slot);
-        match self.chunks[chunk].keys.first() {
-            None => {
-                self.chunks.remove(chunk);
-                self.firsts.remove(chunk);
-            }
-            Some(&first) => self.firsts[chunk] = first,
+        let chunk = chunk as usize;
+        self.changes += 1;
+        self.chunks[chunk].remove(slot as usize);
+        if self.chunks[chunk].len == 0 {
+            self.chunks.remove(chunk);
+            self.firsts.remove(chunk);
+        } else {
+            self.firsts[chunk] = self.chunks[chunk].keys[0];
         }
     }
 
     /// Bytes allocated.
     pub(super) fn bytes(&self) -> usize {
-        let chunk = size_of::<Chunk>() + Chunk::MAX * (size_of::<u64>() + size_of::<u32>());
-        self.firsts.capacity() * size_of::<u64>() + self.chunks.len() * chunk
+        self.chunks.capacity() * 2 * size_of::<u64>() + self.chunks.len() * size_of::<Chunk>()
     }
 }
 

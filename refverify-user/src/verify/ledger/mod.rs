@@ -16,9 +16,10 @@ mod arena;
 mod blocks;
 mod codec;
 mod extent;
+mod hash;
 mod index;
+mod journal;
 mod origins;
-mod overlay;
 mod packed;
 mod page;
 mod plain;
@@ -104,6 +105,20 @@ pub trait Ledger {
     ///
     /// The rule that is broken, with the extent as it is.
     fn apply(&mut self, change: &RefChange, event: &Event) -> Result<(), Box<Violation>>;
+
+    /// Judges changes one after the other, as [`Ledger::apply`] does. What is wrong is added
+    /// to `found`, with its place in the batch.
+    fn apply_all(
+        &mut self,
+        batch: &[(RefChange, &Event)],
+        found: &mut Vec<(usize, Box<Violation>)>,
+    ) {
+        for (place, (change, event)) in batch.iter().enumerate() {
+            if let Err(violation) = self.apply(change, event) {
+                found.push((place, violation));
+            }
+        }
+    }
 
     /// The disk at `generation` has exactly `extents`, sorted by bytenr, in the range, and never goes back. What is
     /// known of their histories stays, and so do the changes of later transactions. An extent

@@ -1,8 +1,6 @@
 //! Who made a change, and from where: tasks and stacks, each once, by number.
 
-use std::collections::HashMap;
-
-use super::runs::Act;
+use super::{hash::QuickMap, runs::Act};
 use crate::feed::{Comm, Event, Stack};
 
 /// A task, as an event names it.
@@ -43,18 +41,30 @@ impl Origins {
 }
 
 /// Gives numbers to tasks and stacks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Numbering {
     origins: Origins,
-    task_numbers: HashMap<Task, u32>,
-    stack_numbers: HashMap<Stack, u32>,
-    /// Runs of events have one origin: the last ones, to save looking them up.
-    last_task: Option<(Task, u32)>,
-    last_stacks: [Option<(Stack, u32)>; LAST],
+    task_numbers: QuickMap<Task, u32>,
+    stack_numbers: QuickMap<Stack, u32>,
+    /// The last ones, to save looking them up: a few tasks and loops make most events.
+    last_tasks: Box<[Option<(Task, u32)>]>,
+    last_stacks: Box<[Option<(Stack, u32)>]>,
 }
 
-/// How many stacks are found again without looking them up.
-const LAST: usize = 32;
+impl Default for Numbering {
+    fn default() -> Self {
+        Self {
+            origins: Origins::default(),
+            task_numbers: QuickMap::default(),
+            stack_numbers: QuickMap::default(),
+            last_tasks: vec![None; LAST_TASKS].into(),
+            last_stacks: vec![None; LAST_STACKS].into(),
+        }
+    }
+}
+
+const LAST_TASKS: usize = 64;
+const LAST_STACKS: usize = 256;
 
 impl Numbering {
     /// The numbers of an event's task and stack.
@@ -65,7 +75,8 @@ impl Numbering {
 
     /// The number of a task.
     pub(super) fn task(&mut self, task: Task) -> u32 {
-        if let Some((last, number)) = self.last_task
+        let place = task.tid as usize % LAST_TASKS;
+        if let Some((last, number)) = self.last_tasks[place]
             && last == task
         {
             return number;
@@ -75,7 +86,7 @@ impl Numbering {
         if number == next {
             self.origins.tasks.push(task);
         }
-        self.last_task = Some((task, number));
+        self.last_tasks[place] = Some((task, number));
         number
     }
 
@@ -84,7 +95,7 @@ impl Numbering {
         // The verifier shares equal stacks, so the address nearly always tells. While it is
         // held here no other stack can have it.
         let address = stack.as_ptr().addr();
-        let place = (address >> 4 ^ address >> 12) % LAST;
+        let place = (address >> 4 ^ address >> 12) % LAST_STACKS;
         if let Some((last, number)) = &self.last_stacks[place]
             && std::ptr::eq(last.as_ptr(), stack.as_ptr())
             && last.len() == stack.len()
@@ -127,7 +138,7 @@ impl Numbering {
         self.origins.stacks.clear();
         self.task_numbers.clear();
         self.stack_numbers.clear();
-        self.last_task = None;
+        self.last_tasks.fill(None);
         self.last_stacks.fill(None);
     }
 

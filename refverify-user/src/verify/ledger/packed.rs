@@ -1,21 +1,24 @@
-//! The packed ledger: extents at rest in [`Blocks`], what was touched since the last commit in
-//! the [`Overlay`], and the histories of what is durable in [`Runs`].
+//! The packed ledger: every extent, as it is now, in [`Blocks`]; what is pending in the
+//! [`Journal`]; and the histories of what is durable in [`Runs`].
 //!
-//! Blocks hold every extent as of the last durable superblock, and change only when there is
-//! a newer one, or when a range is read from disk.
+//! A change looks its extent up, is judged, and is made in place; a commit only turns journal
+//! into history. The state as of an earlier generation is had by taking back what is pending.
 
-use std::ops::{Range, RangeBounds};
+use std::{
+    collections::BTreeMap,
+    ops::{Range, RangeBounds},
+};
 
 use super::{
     Extent, Kept, Ledger, Limits, RefChange, Violation,
-    blocks::Blocks,
+    blocks::{Blocks, Place},
     crossing,
+    journal::{Happened, Journal, Removal},
     origins::Numbering,
-    overlay::{Happened, Overlay, Removal, Slot},
     runs::{Act, Grave, Group, RunBuilder, Runs},
 };
 use crate::{
-    btrfs::{Action, DiskExtent},
+    btrfs::DiskExtent,
     feed::Event,
     verify::{ExtentDump, history, rules},
 };
@@ -25,12 +28,18 @@ use crate::{
 pub struct PackedLedger {
     limits: Limits,
     blocks: Blocks,
-    overlay: Overlay,
+    journal: Journal,
     runs: Runs,
     live: u64,
+    /// Serves again for each change.
+    extent: Extent,
 }
 
-/// What a slot's changes come to when those up to a generation are durable.
+/// How many extents of a batch are brought near at once: more than memory can be asked for at
+/// a time, and few enough that all stay near until their turn.
+const NEAR: usize = 64;
+
+/// What an extent was as of a generation, and what its history gains up to there.
 struct Settled {
     base: Option<Extent>,
     group: Group,
@@ -42,384 +51,326 @@ impl PackedLedger {
         Self { limits, ..Self::default() }
     }
 
-    /// The slot of an extent; one is made where the extent is at rest, or is about to be
-    /// allocated.
-    fn slot_for(&mut self, change: &RefChange) -> Option<u32> {
-        let bytenr = change.bytenr;
-        if let Some(number) = self.overlay.find(bytenr) {
-            return Some(number);
-        }
-        let is_removed = self.overlay.is_removed(bytenr, u64::MAX);
-        let spare = self.overlay.spare();
-        let is_at_rest = !is_removed && self.blocks.get(bytenr, &mut spare.extent);
-        if is_at_rest || change.action == Action::AddExtent {
-            Some(self.overlay.adopt(bytenr, is_at_rest))
-        } else {
-            None
-        }
-    }
-
-    /// The tombstone of an extent of which nothing else is known.
+    /// What is left of an extent that is not in use.
     fn tombstone(&self, bytenr: u64) -> Option<Extent> {
-        if self.overlay.is_removed(bytenr, u64::MAX) {
-            return None;
+        match self.journal.happened(bytenr).last() {
+            Some(Happened::Removal(_)) => None,
+            Some(&Happened::Change(number)) => {
+                self.journal.grave_after(number).map(|(grave, done)| grave.extent(done))
+            }
+            None => {
+                let past = self.runs.past(bytenr)?;
+                past.grave.map(|grave| grave.extent(past.done))
+            }
         }
-        let past = self.runs.past(bytenr)?;
-        past.grave.map(|grave| grave.extent(past.done))
     }
 
     #[cold]
-    fn violation(&self, change: &RefChange, slot: Option<u32>) -> Option<Box<Violation>> {
-        let slot = slot.map(|number| self.overlay.slot(number));
-        let view = match slot.filter(|slot| slot.is_known) {
-            Some(slot) => Some(slot.extent.view(&change.key)),
-            None => self.tombstone(change.bytenr).map(|extent| extent.view(&change.key)),
-        };
+    fn violation(&mut self, change: &RefChange) -> Option<Box<Violation>> {
+        self.journal.sort();
+        let known = self.blocks.get(change.bytenr).or_else(|| self.tombstone(change.bytenr));
+        let view = known.map(|extent| extent.view(&change.key));
         let kind = rules::judge(view, change.action, &change.key).err()?;
         Some(Box::new(Violation { kind, extent: self.dump(change.bytenr) }))
     }
 
-    fn read_base(&self, bytenr: u64) -> Option<Extent> {
-        let mut extent = Extent::default();
-        self.blocks.get(bytenr, &mut extent).then_some(extent)
-    }
-
-    /// Shows everything known in a range, as it is now, whether in use or not. The slots are
-    /// those of the range, in order.
-    fn visit_range(
-        &self,
-        range: impl RangeBounds<u64>,
-        slots: &[u32],
-        mut each: impl FnMut(u64, &Extent),
-    ) {
-        let mut slots = slots.iter().map(|&number| self.overlay.slot(number)).peekable();
-        self.blocks.visit(range, |bytenr, extent| {
-            while let Some(slot) = slots.next_if(|slot| slot.bytenr < bytenr) {
-                show(slot, &mut each);
-            }
-            if let Some(slot) = slots.next_if(|slot| slot.bytenr == bytenr) {
-                show(slot, &mut each);
-            } else if !self.overlay.is_removed(bytenr, u64::MAX) {
-                each(bytenr, extent);
-            }
-        });
-        for slot in slots {
-            show(slot, &mut each);
+    /// Judges a change of the extent at a place, and makes it when it is in order.
+    fn apply_at(
+        &mut self,
+        place: Option<&Place>,
+        change: &RefChange,
+        event: &Event,
+    ) -> Result<(), Box<Violation>> {
+        let bytenr = change.bytenr;
+        let extent = &mut self.extent;
+        let is_known = place.is_some_and(|place| self.blocks.read(bytenr, place, extent));
+        let view = is_known.then(|| extent.view(&change.key));
+        if rules::judge(view, change.action, &change.key).is_err() {
+            return self.violation(change).map_or(Ok(()), Err);
         }
+        let was_live = is_known && extent.is_live();
+        self.journal.make(change, event, extent, is_known);
+        let is_live = extent.is_live();
+        self.live = self.live + u64::from(is_live) - u64::from(was_live);
+        match place {
+            Some(place) if !is_live => self.blocks.delete_at(place, bytenr),
+            place => self.blocks.put_at(place, bytenr, extent),
+        }
+        Ok(())
     }
 
-    fn live_in(&self, range: impl RangeBounds<u64>, slots: &[u32]) -> u64 {
+    fn live_in(&self, range: impl RangeBounds<u64>) -> u64 {
         let mut live = 0;
-        self.visit_range(range, slots, |_, extent| live += u64::from(extent.is_live()));
+        self.blocks.visit(range, |_, extent| live += u64::from(extent.is_live()));
         live
     }
 
-    /// What a slot's changes up to `generation` come to; they are no longer pending.
-    fn settle(&mut self, number: u32, generation: u64) -> Settled {
-        let slot = self.overlay.slot(number);
-        let bytenr = slot.bytenr;
-        let mut settled = Settled { base: None, group: Group { bytenr, ..Group::default() } };
-        let mut durable = Vec::new();
-        if slot.newest_transid <= generation && self.overlay.removals().is_empty() {
-            // All of it is durable: its base is what it is now.
-            settled.base = slot.is_known.then(|| slot.extent.clone());
-            for happened in self.overlay.happened(slot) {
-                if let Happened::Change(number, pending) = happened {
-                    settled.group.remember(&pending.act);
-                    durable.push(number);
-                }
-            }
-        } else {
-            settled.base = self.read_base(bytenr);
-            for happened in self.overlay.happened(slot) {
-                if happened.transid() > generation {
-                    continue;
-                }
-                match happened {
-                    Happened::Change(number, pending) => {
-                        if Extent::replay(&mut settled.base, &pending.change(bytenr)) {
-                            settled.group.remember(&pending.act);
-                        }
-                        durable.push(number);
-                    }
-                    Happened::Removal(_) => {
-                        settled.base = None;
-                        settled.group.begin_anew();
-                    }
-                }
-            }
+    /// The extent as of the last durable superblock.
+    fn base(&self, bytenr: u64, happened: &[Happened]) -> Option<Extent> {
+        let mut extent = self.blocks.get(bytenr);
+        for &happened in happened.iter().rev() {
+            self.journal.unwind(happened, bytenr, &mut extent);
         }
-        for number in durable {
-            self.overlay.settle(number);
-        }
-        settled.group.done = settled.base.as_ref().map_or(0, |base| base.actions);
-        settled
+        extent
     }
 
-    /// A slot's state from what is still pending; changes that rested on what is gone go.
-    /// How many are in use is the caller's to keep.
-    fn replay(&mut self, number: u32) {
-        let slot = self.overlay.slot(number);
-        let bytenr = slot.bytenr;
-        let mut extent = self.read_base(bytenr);
-        let is_at_rest = extent.is_some();
-        let mut void = Vec::new();
-        for happened in self.overlay.happened(slot) {
+    /// Takes what happened to an extent up to `generation` out of what is pending.
+    fn settle(&mut self, bytenr: u64, generation: u64) -> Settled {
+        let happened = self.journal.happened(bytenr);
+        let mut base = self.base(bytenr, &happened);
+        let mut group = Group { bytenr, ..Group::default() };
+        group.done = base.as_ref().map_or(0, |base| base.actions);
+        for happened in happened {
+            if self.journal.transid(happened) > generation {
+                continue;
+            }
+            let Happened::Change(number) = happened else {
+                base = None;
+                group.begin_anew();
+                continue;
+            };
+            let entry = self.journal.entry(number);
+            if Extent::replay(&mut base, &entry.change()) {
+                group.remember(&entry.act);
+                group.done = base.as_ref().map_or(0, |base| base.actions);
+            }
+            self.journal.void(number);
+        }
+        group.grave = base.as_ref().filter(|base| !base.is_live()).map(Grave::of);
+        Settled { base, group }
+    }
+
+    /// An extent as of the last durable superblock is `base`: what is pending is made anew,
+    /// and what is not in order any more goes. How many are in use is kept.
+    fn rebuild(&mut self, bytenr: u64, base: Option<Extent>) {
+        let mut extent = base;
+        for happened in self.journal.happened(bytenr) {
             match happened {
-                Happened::Change(number, pending) => {
-                    if !Extent::replay(&mut extent, &pending.change(bytenr)) {
-                        void.push(number);
-                    }
-                }
-                Happened::Removal(_) => extent = None,
+                Happened::Change(number) => self.journal.replay(number, &mut extent),
+                Happened::Removal(at) => self.journal.hold(at, bytenr, extent.take()),
             }
         }
-        for number in void {
-            self.overlay.settle(number);
-        }
-        let slot = self.overlay.slot_mut(number);
-        slot.is_at_rest = is_at_rest;
-        slot.set(extent);
-    }
-
-    fn replay_and_count(&mut self, number: u32) {
-        let was_live = self.overlay.slot(number).live().is_some();
-        self.replay(number);
-        let is_live = self.overlay.slot(number).live().is_some();
+        let was_live = self.blocks.get(bytenr).is_some_and(|extent| extent.is_live());
+        let is_live = extent.as_ref().is_some_and(Extent::is_live);
         self.live = self.live + u64::from(is_live) - u64::from(was_live);
+        // An extent that was freed is known by what freed it.
+        match extent.filter(|extent| extent.is_live() || !self.is_freed(bytenr)) {
+            Some(extent) => self.blocks.put(bytenr, &extent),
+            None => self.blocks.delete(bytenr),
+        }
     }
 
-    /// Writes a base to rest. An extent without references rests as a tombstone.
-    fn rest(&mut self, run: &mut RunBuilder, mut settled: Settled, is_at_rest: bool) {
-        let bytenr = settled.group.bytenr;
-        let has_changed = settled.group.has_happened();
-        match &settled.base {
-            Some(base) if base.is_live() => self.blocks.put(bytenr, base),
-            Some(base) if has_changed => {
-                settled.group.grave = Some(Grave::of(base));
-                if is_at_rest {
-                    self.blocks.delete(bytenr);
-                }
-            }
-            // The disk has it without references, and nothing happened to it.
-            Some(_) => {}
-            None if is_at_rest => self.blocks.delete(bytenr),
-            None => {}
-        }
-        if has_changed && settled.base.is_some() {
-            run.push(&mut settled.group);
+    /// Whether the last that happened to an extent left it without references.
+    fn is_freed(&self, bytenr: u64) -> bool {
+        match self.journal.happened(bytenr).last() {
+            Some(&Happened::Change(number)) => self.journal.grave_after(number).is_some(),
+            _ => false,
         }
     }
 
     /// Keeps the promise of the ceiling.
     fn fit(&mut self) {
-        let in_use = self.blocks.bytes() + self.overlay.bytes();
+        let in_use = self.blocks.bytes() + self.journal.bytes();
         let ceiling = usize::try_from(self.limits.memory_bytes).unwrap_or(usize::MAX);
         let history = usize::try_from(self.limits.history_bytes).unwrap_or(usize::MAX);
         let limit = history.min(ceiling.saturating_sub(in_use));
         self.runs.fit(limit, self.limits.history_per_extent);
     }
 
-    /// Undoes the changes that are to be undone. Returns whether there were any.
-    fn undo(&mut self, is_undone: impl Fn(&Slot, &Act) -> bool) -> bool {
-        let undone: Vec<(u32, u64)> = self
-            .overlay
-            .all_pending()
-            .filter(|(_, slot, pending)| is_undone(slot, &pending.act))
-            .map(|(number, slot, _)| (number, slot.bytenr))
+    /// Undoes the changes and removals that are to be undone. Returns whether there were any
+    /// changes.
+    fn undo(
+        &mut self,
+        is_undone: impl Fn(u64, &Act) -> bool,
+        is_removal_undone: impl Fn(&Removal) -> bool,
+    ) -> bool {
+        let numbered = (0_u32..).zip(self.journal.entries());
+        let undone: Vec<(u64, u32)> = numbered
+            .filter(|(_, entry)| is_undone(entry.bytenr, &entry.act))
+            .map(|(number, entry)| (entry.bytenr, number))
             .collect();
-        for &(number, _) in &undone {
-            self.overlay.settle(number);
-        }
-        let mut bytenrs: Vec<u64> = undone.iter().map(|&(_, bytenr)| bytenr).collect();
+        let removals = self.journal.removals().iter().filter(|removal| is_removal_undone(removal));
+        let mut bytenrs: Vec<u64> = removals.flat_map(|removal| removal.held.keys().copied()).collect();
+        bytenrs.extend(undone.iter().map(|&(bytenr, _)| bytenr));
         bytenrs.sort_unstable();
         bytenrs.dedup();
-        for bytenr in bytenrs {
-            if let Some(slot) = self.overlay.find(bytenr) {
-                self.replay_and_count(slot);
-            }
+        self.journal.sort();
+        let base = |&bytenr: &u64| (bytenr, self.base(bytenr, &self.journal.happened(bytenr)));
+        let bases: Vec<_> = bytenrs.iter().map(base).collect();
+        for &(_, number) in &undone {
+            self.journal.void(number);
         }
-        self.overlay.compact();
+        self.journal.take_removals(|removal| is_removal_undone(removal));
+        for (bytenr, base) in bases {
+            self.rebuild(bytenr, base);
+        }
+        self.journal.compact();
         !undone.is_empty()
     }
 
-    /// The slot's actions since its last allocation, and whether that is among them.
-    fn slot_actions(&self, slot: &Slot) -> Group {
+    /// The extent's actions that are pending, since its last allocation.
+    fn recent(&self, bytenr: u64) -> Group {
         let mut group = Group::default();
-        for happened in self.overlay.happened(slot) {
+        for happened in self.journal.happened(bytenr) {
             match happened {
-                Happened::Change(_, pending) => group.remember(&pending.act),
+                Happened::Change(number) => group.remember(&self.journal.entry(number).act),
                 Happened::Removal(_) => group.begin_anew(),
             }
         }
         group
     }
 
-    fn dump_extent(&self, bytenr: u64, extent: &Extent, recent: &Group) -> ExtentDump {
-        let mut dump = extent.dump(bytenr);
-        if !recent.begins_anew && extent.actions > recent.actions.len() as u64 {
-            dump.actions = self.runs.past(bytenr).map(|past| past.actions).unwrap_or_default();
+    /// Turns what is durable into history.
+    fn remember(&mut self, generation: u64, run: &mut RunBuilder) {
+        let durable = self.journal.up_to(generation);
+        run.reserve(durable.len());
+        let mut group = Group::default();
+        for changes in durable.chunk_by(|(one, _), (other, _)| one == other) {
+            self.journal.gather(changes, &mut group);
+            let (bytenr, last) = changes[changes.len() - 1];
+            if !self.journal.is_removed_after(bytenr, last, generation) {
+                run.push(&mut group);
+            }
         }
-        let origins = self.overlay.numbering().origins();
-        dump.actions.extend(recent.actions.iter().filter_map(|act| act.record(origins)));
-        let max = self.limits.history_per_extent;
-        dump.actions_given_up = history::bound_and_count(&mut dump.actions, max, extent.actions);
-        dump
-    }
-
-    fn last_live_before(&self, edge: u64) -> Option<ExtentDump> {
-        let at_rest = self.blocks.last_before(edge, |bytenr, extent| {
-            extent.is_live()
-                && self.overlay.find(bytenr).is_none()
-                && !self.overlay.is_removed(bytenr, u64::MAX)
-        });
-        let touched = self.overlay.last_live_before(edge).map(|slot| slot.bytenr);
-        self.dump(at_rest.map(|(bytenr, _)| bytenr).max(touched)?)
-    }
-}
-
-impl Group {
-    fn remember(&mut self, act: &Act) {
-        if act.action == Action::AddExtent {
-            self.begin_anew();
+        for (_, number) in durable {
+            self.journal.void(number);
         }
-        self.actions.push(*act);
     }
 
-    fn begin_anew(&mut self) {
-        self.begins_anew = true;
-        self.actions.clear();
-    }
-
-    fn has_happened(&self) -> bool {
-        self.begins_anew || !self.actions.is_empty()
+    /// As [`Self::remember`], where changes of older transactions came after those of newer
+    /// ones: the bases are made anew.
+    fn remember_out_of_order(&mut self, generation: u64, run: &mut RunBuilder) {
+        self.journal.sort();
+        let mut bytenrs: Vec<u64> =
+            self.journal.entries().iter().map(|entry| entry.bytenr).collect();
+        let held = self.journal.removals().iter().flat_map(|removal| removal.held.keys());
+        bytenrs.extend(held);
+        bytenrs.sort_unstable();
+        bytenrs.dedup();
+        let settle = |&bytenr: &u64| (bytenr, self.settle(bytenr, generation));
+        let settled: Vec<_> = bytenrs.iter().map(settle).collect();
+        self.journal.take_removals(|removal| removal.transid <= generation);
+        for (bytenr, Settled { base, mut group }) in settled {
+            if base.is_some() && group.has_actions() {
+                run.push(&mut group);
+            }
+            // What was freed is known by its grave.
+            let is_freed = group.has_actions();
+            self.rebuild(bytenr, base.filter(|base| base.is_live() || !is_freed));
+        }
     }
 }
 
 impl Ledger for PackedLedger {
     fn apply(&mut self, change: &RefChange, event: &Event) -> Result<(), Box<Violation>> {
-        let slot = self.slot_for(change);
-        let known = slot.map(|number| self.overlay.slot(number)).filter(|slot| slot.is_known);
-        let view = known.map(|slot| slot.extent.view(&change.key));
-        let was_live = known.is_some_and(|slot| slot.extent.is_live());
-        let verdict = rules::judge(view, change.action, &change.key);
-        let (Some(number), Ok(())) = (slot, verdict) else {
-            return self.violation(change, slot).map_or(Ok(()), Err);
-        };
-        self.overlay.make(number, change, event);
-        let is_live = self.overlay.slot(number).extent.is_live();
-        self.live = self.live + u64::from(is_live) - u64::from(was_live);
-        Ok(())
+        let place = self.blocks.find(change.bytenr);
+        self.apply_at(place.as_ref(), change, event)
+    }
+
+    fn apply_all(
+        &mut self,
+        batch: &[(RefChange, &Event)],
+        found: &mut Vec<(usize, Box<Violation>)>,
+    ) {
+        for (first, some) in (0..).step_by(NEAR).zip(batch.chunks(NEAR)) {
+            self.blocks.bring_near(some.iter().map(|(change, _)| change.bytenr));
+            for (number, (change, event)) in some.iter().enumerate() {
+                let place = self.blocks.find_near(number, change.bytenr);
+                if let Err(violation) = self.apply_at(place.as_ref(), change, event) {
+                    found.push((first + number, violation));
+                }
+            }
+        }
     }
 
     fn read(&mut self, range: Range<u64>, generation: u64, extents: &[DiskExtent]) {
-        let slots = self.overlay.in_range(&range);
-        let is_new = slots.is_empty()
-            && self.overlay.removals().is_empty()
+        self.journal.sort();
+        let changes = self.journal.numbers_in(&range);
+        let is_new = changes.is_empty()
+            && self.journal.removals().is_empty()
             && self.blocks.is_empty_in(&range);
         if is_new {
             self.live += self.replace(range, generation, extents, &[]);
             return;
         }
-        let beside = self.live - self.live_in(range.clone(), &slots);
-        let known = self.settle_range(&range, &slots, generation, extents);
-        self.replace(range.clone(), generation, extents, &known);
-        for &number in &slots {
-            self.replay(number);
-        }
-        self.overlay.compact();
-        let slots = self.overlay.in_range(&range);
-        self.live = beside + self.live_in(range, &slots);
+        self.live -= self.live_in(range.clone());
+        let known = self.settle_range(&range, changes, generation, extents);
+        self.live += self.replace(range.clone(), generation, extents, &known);
+        self.rebuild_range(&range);
+        self.journal.compact();
     }
 
     fn remove(&mut self, range: Range<u64>, transid: u64) {
-        let slots = self.overlay.in_range(&range);
-        self.live -= self.live_in(range.clone(), &slots);
-        self.overlay.remove(range, transid);
+        let mut held = BTreeMap::new();
+        self.blocks.visit(range.clone(), |bytenr, extent| {
+            held.insert(bytenr, extent.clone());
+        });
+        self.live -= held.values().filter(|extent| extent.is_live()).count() as u64;
+        if !held.is_empty() {
+            self.blocks.replace_range(range.clone(), |_| None);
+        }
+        self.journal.remove(range, transid, held);
     }
 
     fn commit(&mut self, generation: u64) {
-        let removals = self.overlay.removals().to_vec();
-        for removal in removals.iter().filter(|removal| removal.transid <= generation) {
-            self.blocks.replace_range(removal.range.clone(), |_| None);
-            self.runs.hide(removal.range.clone());
+        for removal in self.journal.removals() {
+            if removal.transid <= generation {
+                self.runs.hide(removal.range.clone());
+            }
         }
         let mut run = RunBuilder::new(self.limits.history_per_extent);
-        run.reserve(self.overlay.pending_len());
-        let mut later = Vec::new();
-        for number in self.overlay.all() {
-            let Slot { newest_transid, is_at_rest, .. } = *self.overlay.slot(number);
-            if !self.overlay.slot(number).is_changed() {
-                continue;
-            }
-            let settled = self.settle(number, generation);
-            self.rest(&mut run, settled, is_at_rest);
-            if newest_transid > generation || !removals.is_empty() {
-                later.push(number);
-            }
-        }
-        self.overlay.take_removals(|removal| removal.transid <= generation);
-        for number in later {
-            self.replay_and_count(number);
+        if self.journal.is_out_of_order() {
+            self.remember_out_of_order(generation, &mut run);
+        } else {
+            self.remember(generation, &mut run);
+            self.journal.take_removals(|removal| removal.transid <= generation);
         }
         if !run.is_empty() {
-            self.runs.push(run, self.overlay.numbering().origins().clone());
+            self.runs.push(run, self.journal.numbering().origins().clone());
         }
-        self.overlay.compact();
+        self.journal.compact();
         self.fit();
     }
 
     fn undo_above(&mut self, transid: u64) {
-        let removals = self.overlay.take_removals(|removal| removal.transid > transid);
-        self.undo(|_, act| act.transid > transid);
-        if !removals.is_empty() {
-            for slot in self.overlay.all() {
-                self.replay(slot);
-            }
-            self.overlay.compact();
-            let slots = self.overlay.all();
-            self.live = self.live_in(.., &slots);
-        }
+        self.undo(|_, act| act.transid > transid, |removal| removal.transid > transid);
     }
 
     fn undo_one(&mut self, bytenr: u64, tid: u32, time_ns: u64) -> bool {
-        let tasks = self.overlay.numbering().origins().tasks_of_thread(tid);
-        self.undo(|slot, act| {
-            slot.bytenr == bytenr && act.time_ns == time_ns && tasks.contains(&act.task)
-        })
+        let tasks = self.journal.numbering().origins().tasks_of_thread(tid);
+        let is_undone = |at: u64, act: &Act| {
+            at == bytenr && act.time_ns == time_ns && tasks.contains(&act.task)
+        };
+        self.undo(is_undone, |_| false)
     }
 
     fn as_of(&self, bytenr: u64, generation: u64) -> Option<Extent> {
-        let mut extent = self.read_base(bytenr);
-        match self.overlay.find(bytenr) {
-            Some(number) => {
-                for happened in self.overlay.happened(self.overlay.slot(number)) {
-                    match happened {
-                        _ if happened.transid() > generation => {}
-                        Happened::Change(_, pending) => {
-                            Extent::replay(&mut extent, &pending.change(bytenr));
-                        }
-                        Happened::Removal(_) => extent = None,
-                    }
+        let happened = self.journal.happened(bytenr);
+        let mut extent = self.base(bytenr, &happened);
+        for happened in happened {
+            match happened {
+                _ if self.journal.transid(happened) > generation => {}
+                Happened::Change(number) => {
+                    Extent::replay(&mut extent, &self.journal.entry(number).change());
                 }
+                Happened::Removal(_) => extent = None,
             }
-            None if self.overlay.is_removed(bytenr, generation) => extent = None,
-            None => {}
         }
         extent.filter(Extent::is_live)
     }
 
     fn touched(&self, generation: u64) -> Vec<u64> {
-        let pending = self.overlay.all_pending();
-        let up_to = pending.filter(|(_, _, pending)| pending.act.transid <= generation);
-        let mut touched: Vec<u64> = up_to.map(|(_, slot, _)| slot.bytenr).collect();
-        touched.sort_unstable();
+        let mut touched: Vec<u64> =
+            self.journal.up_to(generation).into_iter().map(|(bytenr, _)| bytenr).collect();
         touched.dedup();
         touched
     }
 
     fn crossing(&self, range: &Range<u64>) -> Vec<ExtentDump> {
-        crossing(range, |edge| self.last_live_before(edge))
+        crossing(range, |edge| {
+            let last = self.blocks.last_before(edge, |_, extent| extent.is_live());
+            self.dump(last?.0)
+        })
     }
 
     fn live(&self) -> u64 {
@@ -427,8 +378,7 @@ impl Ledger for PackedLedger {
     }
 
     fn visit(&self, each: &mut dyn FnMut(u64, &Extent)) {
-        let slots = self.overlay.in_range_now(&..);
-        self.visit_range(.., &slots, |bytenr, extent| {
+        self.blocks.visit(.., |bytenr, extent| {
             if extent.is_live() {
                 each(bytenr, extent);
             }
@@ -436,93 +386,74 @@ impl Ledger for PackedLedger {
     }
 
     fn dump(&self, bytenr: u64) -> Option<ExtentDump> {
-        let slot = self.overlay.find(bytenr).map(|number| self.overlay.slot(number));
-        if let Some(slot) = slot.filter(|slot| slot.is_known) {
-            return Some(self.dump_extent(bytenr, &slot.extent, &self.slot_actions(slot)));
+        let extent = self.blocks.get(bytenr).or_else(|| self.tombstone(bytenr))?;
+        let recent = self.recent(bytenr);
+        let mut dump = extent.dump(bytenr);
+        if !recent.begins_anew && extent.actions > recent.actions.len() as u64 {
+            dump.actions = self.runs.past(bytenr).map(|past| past.actions).unwrap_or_default();
         }
-        let extent = match slot {
-            None if !self.overlay.is_removed(bytenr, u64::MAX) => self.read_base(bytenr),
-            _ => None,
-        };
-        let extent = extent.or_else(|| self.tombstone(bytenr))?;
-        Some(self.dump_extent(bytenr, &extent, &Group::default()))
+        let origins = self.journal.numbering().origins();
+        dump.actions.extend(recent.actions.iter().filter_map(|act| act.record(origins)));
+        let max = self.limits.history_per_extent;
+        dump.actions_given_up = history::bound_and_count(&mut dump.actions, max, extent.actions);
+        Some(dump)
     }
 
     fn kept(&self) -> Kept {
         let mut kept = Kept::default();
         self.runs.tell(&mut kept);
-        let in_use = (self.blocks.bytes() + self.overlay.bytes()) as u64;
+        let in_use = (self.blocks.bytes() + self.journal.bytes()) as u64;
         kept.total_bytes = in_use + kept.history_bytes;
         kept.over_ceiling = in_use > self.limits.memory_bytes;
         kept
     }
 }
 
+/// Reading from disk what is known already.
 impl PackedLedger {
     /// Before a range is replaced by what the disk has: everything durable in it becomes
     /// history. Returns how much was done to each extent known there, sorted by bytenr.
     fn settle_range(
         &mut self,
         range: &Range<u64>,
-        slots: &[u32],
+        changes: Vec<(u64, u32)>,
         generation: u64,
         disk: &[DiskExtent],
     ) -> Vec<(u64, u64)> {
-        let mut known = self.settle_each(range, slots, generation);
-        for removal in self.overlay.take_removals(|removal| removal.transid <= generation) {
-            self.narrow(removal, range);
+        let mut bytenrs: Vec<u64> = changes.into_iter().map(|(bytenr, _)| bytenr).collect();
+        self.blocks.visit(range.clone(), |bytenr, _| bytenrs.push(bytenr));
+        for removal in self.journal.removals() {
+            bytenrs.extend(removal.held.range(range.clone()).map(|(&bytenr, _)| bytenr));
         }
+        bytenrs.sort_unstable();
+        bytenrs.dedup();
+        let known: Vec<Settled> =
+            bytenrs.into_iter().map(|bytenr| self.settle(bytenr, generation)).collect();
+        for gone in self.journal.narrow_removals(range, generation) {
+            self.runs.hide(gone);
+        }
+        self.remember_settled(known, disk)
+    }
+
+    fn remember_settled(&mut self, known: Vec<Settled>, disk: &[DiskExtent]) -> Vec<(u64, u64)> {
         let mut numbering = Numbering::default();
         let mut run = RunBuilder::new(self.limits.history_per_extent);
-        let is_on_disk = |bytenr| disk.binary_search_by_key(&bytenr, |disk| disk.bytenr).is_ok();
-        for settled in &mut known {
-            let Some(base) = &settled.base else { continue };
-            let is_gone = !is_on_disk(settled.group.bytenr);
-            settled.group.grave = is_gone.then(|| Grave::of(base));
-            if settled.group.has_happened() || is_gone && base.actions > 0 {
-                let origins = self.overlay.numbering().origins();
-                numbering.renumber(&mut settled.group.actions, origins);
-                run.push(&mut settled.group);
+        let mut done = Vec::with_capacity(known.len());
+        for Settled { base, mut group } in known {
+            let Some(base) = base else { continue };
+            let is_gone = disk.binary_search_by_key(&group.bytenr, |disk| disk.bytenr).is_err();
+            group.grave = is_gone.then(|| Grave::of(&base));
+            if group.has_actions() || is_gone && base.actions > 0 {
+                numbering.renumber(&mut group.actions, self.journal.numbering().origins());
+                run.push(&mut group);
             }
+            done.push((group.bytenr, base.actions));
         }
         self.runs.push(run, numbering.into_origins());
-        let done = |settled: Settled| Some((settled.group.bytenr, settled.base?.actions));
-        known.into_iter().filter_map(done).collect()
+        done
     }
 
-    /// What each extent of a range comes to as of `generation`, in order.
-    fn settle_each(&mut self, range: &Range<u64>, slots: &[u32], generation: u64) -> Vec<Settled> {
-        let mut known = Vec::new();
-        self.blocks.visit(range.clone(), |bytenr, extent| {
-            if self.overlay.find(bytenr).is_none() && !self.overlay.is_removed(bytenr, generation) {
-                let group = Group { bytenr, done: extent.actions, ..Group::default() };
-                known.push(Settled { base: Some(extent.clone()), group });
-            }
-        });
-        for &number in slots {
-            known.push(self.settle(number, generation));
-        }
-        known.sort_by_key(|settled| settled.group.bytenr);
-        known
-    }
-
-    /// A removal is in what was read of a range: it is no longer pending there.
-    fn narrow(&mut self, removal: Removal, range: &Range<u64>) {
-        let start = removal.range.start.max(range.start);
-        let end = removal.range.end.min(range.end);
-        if start >= end {
-            self.overlay.put_removal_back(removal);
-            return;
-        }
-        self.runs.hide(start..end);
-        for rest in [removal.range.start..start, end..removal.range.end] {
-            if !rest.is_empty() {
-                self.overlay.put_removal_back(Removal { range: rest, ..removal });
-            }
-        }
-    }
-
-    /// Puts what the disk has in a range at rest. Returns how much of it is in use.
+    /// Puts what the disk has in a range in. Returns how much of it is in use.
     fn replace(
         &mut self,
         range: Range<u64>,
@@ -549,10 +480,24 @@ impl PackedLedger {
         });
         live
     }
-}
 
-fn show(slot: &Slot, each: &mut impl FnMut(u64, &Extent)) {
-    if slot.is_known {
-        each(slot.bytenr, &slot.extent);
+    /// Makes what is still pending in a range anew on what was read of it.
+    fn rebuild_range(&mut self, range: &Range<u64>) {
+        self.journal.forget_held_in(range);
+        let mut bytenrs: Vec<u64> =
+            self.journal.numbers_in(range).into_iter().map(|(bytenr, _)| bytenr).collect();
+        for removal in self.journal.removals() {
+            let removed = Range {
+                start: removal.range.start.max(range.start),
+                end: removal.range.end.min(range.end),
+            };
+            self.blocks.visit(removed, |bytenr, _| bytenrs.push(bytenr));
+        }
+        bytenrs.sort_unstable();
+        bytenrs.dedup();
+        for bytenr in bytenrs {
+            let base = self.blocks.get(bytenr);
+            self.rebuild(bytenr, base);
+        }
     }
 }

@@ -15,6 +15,7 @@ const HEADER: usize = 2 + Context::SIZE;
 
 /// One page. Its first entry is written relative to the page's key, which its owner has.
 #[derive(Clone)]
+#[repr(align(64))]
 pub(super) struct Page([u8; PAGE_SIZE]);
 
 /// A place in a page: that of an extent, or where it would be.
@@ -68,6 +69,11 @@ impl Page {
     pub(super) fn context(&self) -> Context {
         let bytes = self.0[2..HEADER].first_chunk().expect("the header is that long");
         Context::from_bytes(bytes)
+    }
+
+    /// Reads a byte of each of its cache lines.
+    pub(super) fn touch(&self) -> u8 {
+        self.0.iter().step_by(64).fold(0, |touched, byte| touched ^ byte)
     }
 
     /// Whether nothing is in it.
@@ -168,6 +174,30 @@ impl Page {
         }
         self.0[spot.at..new_end].copy_from_slice(scratch);
         true
+    }
+
+    /// Whether a spot is behind all entries.
+    pub(super) fn is_end(&self, spot: &Spot) -> bool {
+        spot.at >= self.used()
+    }
+
+    /// Moves the upper half to a page of its own. Returns that, with its key.
+    pub(super) fn split(&mut self, key: u64, scratch: &mut Vec<u8>) -> Option<(u64, Self)> {
+        let used = self.used();
+        let middle = HEADER + (used - HEADER) / 2;
+        let (at, head) = self.heads(key).skip(1).find(|&(at, head)| at + head.size > middle)?;
+        let context = self.context();
+        let mut upper = Self::new(context);
+        scratch.clear();
+        let before = Before { bytenr: head.bytenr, len_bytes: 0 };
+        let body = &self.0[at + head.body..at + head.size];
+        put_entry(scratch, head.bytenr, head.len_bytes, before, &context, (head.is_plain, body));
+        scratch.extend_from_slice(&self.0[at + head.size..used]);
+        let end = HEADER + scratch.len();
+        upper.0[HEADER..end].copy_from_slice(scratch);
+        upper.set_used(end);
+        self.set_used(at);
+        Some((head.bytenr, upper))
     }
 
     /// Writes the entry at `at` relative to what now stands before it. Returns its old size.

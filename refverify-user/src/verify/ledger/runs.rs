@@ -336,6 +336,27 @@ const fn action_of_code(code: u8) -> Option<Action> {
 }
 
 impl Group {
+    /// Adds an action.
+    pub(super) fn remember(&mut self, act: &Act) {
+        if act.action == Action::AddExtent {
+            self.begin_anew();
+        }
+        self.actions.push(*act);
+    }
+
+    /// Whether anything was done.
+    pub(super) fn has_actions(&self) -> bool {
+        !self.actions.is_empty()
+    }
+
+    /// What was done so far is of an earlier life.
+    pub(super) fn begin_anew(&mut self) {
+        self.begins_anew = true;
+        self.actions.clear();
+        self.done = 0;
+        self.grave = None;
+    }
+
     fn read(bytenr: u64, body: &[u8], base: Base) -> Option<Self> {
         let mut reader = Reader::new(body, 0);
         let flags = reader.byte()?;

@@ -96,6 +96,18 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Reads what [`put_sectors`] wrote from the lowest bytes of `word`, where that is one byte or
+/// two. Returns how many, too.
+#[inline]
+pub(super) const fn short_sectors(word: u64) -> Option<(u64, usize)> {
+    let is_long = word >> 7 & 1;
+    let code = (word & 0x7f) | (word >> 1 & 0x3f80) * is_long;
+    if code & 1 != 0 || is_long & (word >> 15) != 0 {
+        return None;
+    }
+    Some(((code >> 1) << SECTOR_BITS, 1 + is_long as usize))
+}
+
 #[inline]
 pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
@@ -195,6 +207,19 @@ mod tests {
         put_sectors(&mut out, 16384);
         put_signed_sectors(&mut out, 4096_u64.wrapping_neg());
         assert_eq!(out.len(), 3);
+    }
+
+    #[test]
+    fn what_is_read_at_once_is_what_is_read_byte_by_byte() {
+        for value in (0..40_000).map(|sectors| sectors * 4096).chain(VALUES) {
+            let mut out = Vec::new();
+            put_sectors(&mut out, value);
+            let len = out.len();
+            out.extend_from_slice(&[0xff; 8]);
+            let word = u64::from_le_bytes(*out.first_chunk().unwrap());
+            let expected = (len <= 2).then_some((value, len));
+            assert_eq!(short_sectors(word), expected, "{value}");
+        }
     }
 
     #[test]
