@@ -116,8 +116,9 @@ impl Blocks {
         let context = self.arena.page(place.id).context();
         let is_plain = self.write_body(bytenr, extent, &context);
         let new = NewEntry { bytenr, len_bytes: extent.len_bytes, is_plain, body: &self.body };
+        let (key, _) = self.index.at(place.position);
         let page = self.arena.page_mut(place.id);
-        if page.replace(&place.spot, Some(&new), &mut self.entry) {
+        if page.replace(&place.spot, key, Some(&new), &mut self.entry) {
             return;
         }
         let is_end = page.is_end(&place.spot);
@@ -153,8 +154,9 @@ impl Blocks {
         if !place.spot.is_taken() {
             return;
         }
+        let (key, _) = self.index.at(place.position);
         let page = self.arena.page_mut(place.id);
-        if !page.replace(&place.spot, None, &mut self.entry) {
+        if !page.replace(&place.spot, key, None, &mut self.entry) {
             // The entry after it is farther now from the one before it, and telling that may
             // take more bytes than went.
             let page = self.take_out(bytenr);

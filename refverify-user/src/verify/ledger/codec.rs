@@ -20,7 +20,7 @@
 
 use super::{
     Extent, Refs,
-    varint::{Reader, put_sectors, put_signed, put_signed_sectors, put_varint, short_sectors},
+    varint::{Reader, Short, put_sectors, put_signed, put_signed_sectors, put_varint},
 };
 use crate::btrfs::{ExtentKind, RefKey};
 
@@ -162,41 +162,15 @@ impl Head {
     /// Reads the head of the entry at `at`.
     #[inline]
     pub(super) fn read(bytes: &[u8], at: usize, before: Before, context: &Context) -> Option<Self> {
-        match bytes.get(at..)?.first_chunk() {
-            Some(near) => Self::read_near(near, before, context)
-                .or_else(|| Self::read_any(bytes, at, before, context))
-                .filter(|head| at + head.size <= bytes.len()),
-            None => Self::read_any(bytes, at, before, context),
+        let len_bytes = u64::from(context.len_bytes);
+        if let Some(near) = bytes.get(at..)?.first_chunk()
+            && let Some(near) = Near::read(near, before, len_bytes)
+            && at + near.size <= bytes.len()
+        {
+            let Near { first, size, body, next: Before { bytenr, len_bytes } } = near;
+            return Some(Self { size, body, bytenr, len_bytes, is_plain: first & PLAIN != 0 });
         }
-    }
-
-    /// Nearly every head takes six bytes or fewer: its size in the first, then distance and
-    /// length in at most two each.
-    #[inline]
-    fn read_near(near: &[u8; 8], before: Before, context: &Context) -> Option<Self> {
-        let word = u64::from_le_bytes(*near);
-        let first = near[0];
-        let size = usize::from(first & SIZE_MASK);
-        let mut body = 1;
-        let mut distance = before.len_bytes;
-        if first & ADJACENT == 0 {
-            let (sectors, taken) = short_sectors(word >> 8)?;
-            distance = sectors;
-            body += taken;
-        }
-        let mut len_bytes = u64::from(context.len_bytes);
-        if first & SAME_LEN == 0 {
-            let (sectors, taken) = short_sectors(word >> (8 * body))?;
-            len_bytes = sectors;
-            body += taken;
-        }
-        (body <= size).then_some(Self {
-            size,
-            body,
-            bytenr: before.bytenr.wrapping_add(distance),
-            len_bytes,
-            is_plain: first & PLAIN != 0,
-        })
+        Self::read_any(bytes, at, before, context)
     }
 
     #[inline(never)]
@@ -227,6 +201,43 @@ impl Head {
     /// As what the next entry is written relative to.
     pub(super) const fn before_next(&self) -> Before {
         Before { bytenr: self.bytenr, len_bytes: self.len_bytes }
+    }
+}
+
+/// What it takes to go on from an entry whose head takes few bytes, as nearly all do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Near {
+    first: u8,
+    /// Of the whole entry.
+    pub(super) size: usize,
+    body: usize,
+    /// As what the next entry is written relative to.
+    pub(super) next: Before,
+}
+
+impl Near {
+    /// Reads a head that has its size in the first byte, and distance and length in at most
+    /// two each. There is no telling which of these are there, so all is computed and nothing
+    /// is jumped over.
+    #[inline]
+    pub(super) fn read(near: &[u8; 8], before: Before, context_len_bytes: u64) -> Option<Self> {
+        let word = u64::from_le_bytes(*near);
+        let first = near[0];
+        let size = usize::from(first & SIZE_MASK);
+        let has_distance = u64::from(first & ADJACENT == 0);
+        let has_len = u64::from(first & SAME_LEN == 0);
+        let distance = Short::read(word >> 8);
+        let len = Short::read(word >> 8 >> (distance.taken_bits * has_distance));
+        let is_odd = (distance.is_odd & has_distance) | (len.is_odd & has_len);
+        let head_bits = 8 + distance.taken_bits * has_distance + len.taken_bits * has_len;
+        let body = head_bits as usize / 8;
+        if is_odd != 0 || body > size {
+            return None;
+        }
+        let moved = if has_distance != 0 { distance.value } else { before.len_bytes };
+        let bytenr = before.bytenr.wrapping_add(moved);
+        let len_bytes = if has_len != 0 { len.value } else { context_len_bytes };
+        Some(Self { first, size, body, next: Before { bytenr, len_bytes } })
     }
 }
 

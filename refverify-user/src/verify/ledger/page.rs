@@ -4,14 +4,17 @@
 
 use super::{
     Extent,
-    codec::{self, Before, Body, Context, Head, put_entry},
+    codec::{self, Before, Body, Context, Head, Near, put_entry},
+    stops::Stops,
 };
 
 /// How large a page is. Larger pages share their header among more extents and take longer
 /// to look through; `docs/ledger.md` has the measurements.
 pub(super) const PAGE_SIZE: usize = 256;
-/// Bytes used, as u16, then the context.
-const HEADER: usize = 2 + Context::SIZE;
+/// Bytes used, as u16, then the context, then the stops.
+const HEADER: usize = STOPS_AT + Stops::SIZE;
+const STOPS_AT: usize = 2 + Context::SIZE;
+const _: () = assert!(PAGE_SIZE <= 256, "stops are told in one byte each");
 
 /// One page. Its first entry is written relative to the page's key, which its owner has.
 #[derive(Clone)]
@@ -45,7 +48,7 @@ impl Page {
     /// An empty page.
     pub(super) fn new(context: Context) -> Self {
         let mut page = Self([0; PAGE_SIZE]);
-        page.0[2..HEADER].copy_from_slice(&context.to_bytes());
+        page.0[2..STOPS_AT].copy_from_slice(&context.to_bytes());
         page.set_used(HEADER);
         page
     }
@@ -67,7 +70,7 @@ impl Page {
 
     /// What its extents are written relative to.
     pub(super) fn context(&self) -> Context {
-        let bytes = self.0[2..HEADER].first_chunk().expect("the header is that long");
+        let bytes = self.0[2..].first_chunk().expect("the header is that long");
         Context::from_bytes(bytes)
     }
 
@@ -113,8 +116,7 @@ impl Page {
     pub(super) fn find(&self, key: u64, bytenr: u64) -> Spot {
         let context = self.context();
         let bytes = &self.0[..self.used()];
-        let mut at = HEADER;
-        let mut before = Before { bytenr: key, len_bytes: 0 };
+        let (mut at, mut before) = self.skip_to(key, bytenr, u64::from(context.len_bytes));
         while at < bytes.len() {
             let Some(head) = Head::read(bytes, at, before, &context) else { break };
             if head.bytenr >= bytenr {
@@ -125,6 +127,52 @@ impl Page {
             before = head.before_next();
         }
         Spot { at, before, entry: None }
+    }
+
+    /// Goes on, from the last stop, as long as entries before `bytenr` have a head that takes
+    /// few bytes.
+    fn skip_to(&self, key: u64, bytenr: u64, len_bytes: u64) -> (usize, Before) {
+        let used = self.used();
+        let mut at = HEADER;
+        let mut before = Before { bytenr: key, len_bytes: 0 };
+        if let Some((stop, of_stop)) = self.stops().before(key, bytenr)
+            && let Some(near) = self.0[stop..].first_chunk()
+            && let Some(near) = Near::read(near, before, len_bytes)
+        {
+            // Relative to what it is written is not known here, but where it is.
+            at = stop + near.size;
+            before = Before { bytenr: of_stop, len_bytes: near.next.len_bytes };
+        }
+        while at < used {
+            let Some(near) = self.0[at..].first_chunk() else { break };
+            match Near::read(near, before, len_bytes) {
+                Some(near) if near.next.bytenr < bytenr => {
+                    at += near.size;
+                    before = near.next;
+                }
+                _ => break,
+            }
+        }
+        (at, before)
+    }
+
+    fn stops(&self) -> Stops {
+        let bytes = self.0[STOPS_AT..].first_chunk().expect("the header is that long");
+        Stops::from_bytes(bytes)
+    }
+
+    fn set_stops(&mut self, stops: Stops) {
+        self.0[STOPS_AT..HEADER].copy_from_slice(&stops.to_bytes());
+    }
+
+    /// Spreads the stops anew.
+    fn find_stops(&mut self, key: u64) {
+        let mut stops = Stops::default();
+        let whole = self.used() - HEADER;
+        for (at, head) in self.heads(key) {
+            stops.offer(at, head.bytenr.wrapping_sub(key), (at - HEADER, whole));
+        }
+        self.set_stops(stops);
     }
 
     /// Reads the extent at a place into `extent`.
@@ -142,6 +190,7 @@ impl Page {
     pub(super) fn replace(
         &mut self,
         spot: &Spot,
+        key: u64,
         new: Option<&NewEntry<'_>>,
         scratch: &mut Vec<u8>,
     ) -> bool {
@@ -160,6 +209,8 @@ impl Page {
             put_entry(scratch, bytenr, len_bytes, spot.before, &context, (is_plain, body));
             new_before = Before { bytenr, len_bytes };
         }
+        let next = scratch.len();
+        let old_next = end;
         if old_before != new_before && end < used {
             end += self.put_again(end, old_before, new_before, &context, scratch);
         }
@@ -167,6 +218,15 @@ impl Page {
         if new_used > PAGE_SIZE {
             return false;
         }
+        let mut stops = self.stops();
+        // An entry that stays where it is stays a stop.
+        let from = if spot.is_taken() && new.is_some() { spot.at + 1 } else { spot.at };
+        stops.moved(from, (old_next, spot.at + next), (end, spot.at + scratch.len()));
+        if let Some(new) = new {
+            let whole = PAGE_SIZE - HEADER;
+            stops.offer(spot.at, new.bytenr.wrapping_sub(key), (spot.at - HEADER, whole));
+        }
+        self.set_stops(stops);
         let new_end = spot.at + scratch.len();
         if new_end != end {
             self.0.copy_within(end..used, new_end);
@@ -196,7 +256,9 @@ impl Page {
         let end = HEADER + scratch.len();
         upper.0[HEADER..end].copy_from_slice(scratch);
         upper.set_used(end);
+        upper.find_stops(head.bytenr);
         self.set_used(at);
+        self.find_stops(key);
         Some((head.bytenr, upper))
     }
 
@@ -224,6 +286,7 @@ pub(super) struct Filling {
     before: Before,
     used: usize,
     context: Context,
+    stops: Stops,
 }
 
 impl Filling {
@@ -241,6 +304,7 @@ impl Filling {
             before: Before { bytenr: key, len_bytes: 0 },
             used: HEADER,
             context,
+            stops: Stops::default(),
         }
     }
 
@@ -253,6 +317,7 @@ impl Filling {
                 .map_or(Before { bytenr: key, len_bytes: 0 }, |(_, head)| head.before_next()),
             used: page.used(),
             context: page.context(),
+            stops: page.stops(),
             page: page.clone(),
         }
     }
@@ -271,6 +336,8 @@ impl Filling {
         if end > limit.min(PAGE_SIZE) {
             return false;
         }
+        let place = (self.used - HEADER, PAGE_SIZE - HEADER);
+        self.stops.offer(self.used, bytenr.wrapping_sub(self.key), place);
         self.page.0[self.used..end].copy_from_slice(scratch);
         self.used = end;
         self.before = Before { bytenr, len_bytes };
@@ -280,6 +347,7 @@ impl Filling {
     /// The page and its key.
     pub(super) fn finish(mut self) -> (u64, Page) {
         self.page.set_used(self.used);
+        self.page.set_stops(self.stops);
         (self.key, self.page)
     }
 }

@@ -96,16 +96,27 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Reads what [`put_sectors`] wrote from the lowest bytes of `word`, where that is one byte or
-/// two. Returns how many, too.
-#[inline]
-pub(super) const fn short_sectors(word: u64) -> Option<(u64, usize)> {
-    let is_long = word >> 7 & 1;
-    let code = (word & 0x7f) | (word >> 1 & 0x3f80) * is_long;
-    if code & 1 != 0 || is_long & (word >> 15) != 0 {
-        return None;
+/// What [`put_sectors`] wrote in one byte or two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Short {
+    pub(super) value: u64,
+    pub(super) taken_bits: u64,
+    /// 1 where it is in more bytes, or is no multiple of 4096: then the value is nothing.
+    pub(super) is_odd: u64,
+}
+
+impl Short {
+    /// Reads the lowest bytes of `word`, without a jump.
+    #[inline]
+    pub(super) const fn read(word: u64) -> Self {
+        let is_long = (word >> 7) & 1;
+        let code = (word & 0x7f) | ((word >> 1) & 0x3f80 & is_long.wrapping_neg());
+        Self {
+            value: (code >> 1) << SECTOR_BITS,
+            taken_bits: 8 + 8 * is_long,
+            is_odd: (code | (is_long & (word >> 15))) & 1,
+        }
     }
-    Some(((code >> 1) << SECTOR_BITS, 1 + is_long as usize))
 }
 
 #[inline]
@@ -217,8 +228,11 @@ mod tests {
             let len = out.len();
             out.extend_from_slice(&[0xff; 8]);
             let word = u64::from_le_bytes(*out.first_chunk().unwrap());
-            let expected = (len <= 2).then_some((value, len));
-            assert_eq!(short_sectors(word), expected, "{value}");
+            let short = Short::read(word);
+            assert_eq!(short.is_odd == 0, len <= 2, "{value}");
+            if len <= 2 {
+                assert_eq!((short.value, short.taken_bits), (value, 8 * len as u64));
+            }
         }
     }
 
