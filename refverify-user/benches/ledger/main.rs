@@ -36,7 +36,8 @@ fn main() -> ExitCode {
     let extents = number("--extents", 10_000_000);
     let events = number("--events", 5_000_000);
     let known = measurements();
-    let chosen: Vec<_> = known.iter().filter(|(name, _)| args.contains(&(*name).to_string())).collect();
+    let chosen: Vec<_> =
+        known.iter().filter(|(name, _)| args.contains(&(*name).to_string())).collect();
     if let [(_, measure)] = chosen[..] {
         measure(extents, events);
         return ExitCode::SUCCESS;
@@ -44,7 +45,8 @@ fn main() -> ExitCode {
     let Ok(this) = env::current_exe() else { return ExitCode::FAILURE };
     for (name, _) in if chosen.is_empty() { known.iter().collect() } else { chosen } {
         let (extents, events) = (extents.to_string(), events.to_string());
-        let status = Command::new(&this).args([*name, "--extents", &extents, "--events", &events]).status();
+        let status =
+            Command::new(&this).args([*name, "--extents", &extents, "--events", &events]).status();
         if !status.is_ok_and(|status| status.success()) {
             return ExitCode::FAILURE;
         }
@@ -74,7 +76,8 @@ fn measurements() -> Vec<(&'static str, Measure)> {
 /// Resident memory of this process.
 fn resident_bytes() -> usize {
     let pages = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    pages.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
+    pages.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0)
+        * 4096
 }
 
 /// The time that this thread has run: others on the machine do not count.
@@ -217,7 +220,8 @@ fn kernel(places: Places, extents: usize, count: usize) {
 fn latency(extents: usize, count: usize) {
     let mut ledger = PackedLedger::new(Limits::default());
     seed(&mut ledger, &mut Disk::new(Mix::Single), extents);
-    let mut events = Events::new(Places::Random, &mut Disk::new(Mix::Single), extents / LEAF * LEAF);
+    let mut events =
+        Events::new(Places::Random, &mut Disk::new(Mix::Single), extents / LEAF * LEAF);
     let mut took = Vec::with_capacity(count);
     run(&mut events, count, 43, |batch, transid| {
         for (at, (change, event)) in batch.iter().enumerate() {
@@ -243,7 +247,8 @@ fn latency(extents: usize, count: usize) {
 }
 
 fn churn(extents: usize, count: usize) {
-    let mut events = Events::new(Places::Random, &mut Disk::new(Mix::Single), extents / LEAF * LEAF);
+    let mut events =
+        Events::new(Places::Random, &mut Disk::new(Mix::Single), extents / LEAF * LEAF);
     let before = resident_bytes();
     let mut ledger = PackedLedger::new(Limits::default());
     seed(&mut ledger, &mut Disk::new(Mix::Single), extents);
@@ -276,4 +281,3 @@ fn churn(extents: usize, count: usize) {
         per(count, took)
     );
 }
-

@@ -47,7 +47,6 @@ pub(crate) enum Mix {
 }
 
 impl Mix {
-
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Single => "single data refs, files in order",
@@ -98,7 +97,11 @@ impl Disk {
     }
 
     /// Fills `leaf` with the next extents, and returns the range that they fill.
-    pub(crate) fn next_leaf(&mut self, count: usize, leaf: &mut Vec<DiskExtent>) -> std::ops::Range<u64> {
+    pub(crate) fn next_leaf(
+        &mut self,
+        count: usize,
+        leaf: &mut Vec<DiskExtent>,
+    ) -> std::ops::Range<u64> {
         let start = self.bytenr;
         leaf.clear();
         for _ in 0..count {
@@ -135,7 +138,12 @@ impl Disk {
             } else if self.random.below(2) == 0 {
                 RefKey::data(257 + self.random.below(64), 0, inode, offset)
             } else {
-                RefKey::data(5, 0, inode + self.random.below(1000), self.random.below(1 << 10) * 4096)
+                RefKey::data(
+                    5,
+                    0,
+                    inode + self.random.below(1000),
+                    self.random.below(1 << 10) * 4096,
+                )
             };
             refs.push((key, 1));
         }
@@ -220,7 +228,11 @@ impl Events {
             cursor: 0,
             time_ns: 1_000_000_000,
             stacks: (0..300_u64)
-                .map(|n| (0..24).map(|frame| 0xffff_ffff_c000_0000 + hash(n * 32 + frame) % (1 << 20)).collect())
+                .map(|n| {
+                    (0..24)
+                        .map(|frame| 0xffff_ffff_c000_0000 + hash(n * 32 + frame) % (1 << 20))
+                        .collect()
+                })
                 .collect(),
         }
     }
@@ -235,7 +247,8 @@ impl Events {
                     self.cursor = (self.cursor + 1) % count;
                     self.cursor
                 } else {
-                    (self.cursor + count - self.random.below(10_000.min(count as u64)) as usize) % count
+                    (self.cursor + count - self.random.below(10_000.min(count as u64)) as usize)
+                        % count
                 }
             }
         }
@@ -245,7 +258,8 @@ impl Events {
         let place = self.place();
         let share = self.random.below(2) == 0;
         let known = &mut self.extents[place];
-        let own = RefKey::data(5, 0, u64::from(known.owner), u64::from(known.offset_sectors) * 4096);
+        let own =
+            RefKey::data(5, 0, u64::from(known.owner), u64::from(known.offset_sectors) * 4096);
         let second = RefKey::data(5, 0, u64::from(known.owner) + 1000, 0);
         let (action, key) = match known.state {
             State::Free => (Action::AddExtent, own),

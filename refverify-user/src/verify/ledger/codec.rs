@@ -20,7 +20,7 @@
 
 use super::{
     Extent, Refs,
-    varint::{Reader, Short, put_sectors, put_signed, put_signed_sectors, put_varint},
+    varint::{Reader, Short, put_sectors, put_signed, put_signed_sectors, put_varint, sectors_len},
 };
 use crate::btrfs::{ExtentKind, RefKey};
 
@@ -181,13 +181,9 @@ impl Head {
             0 => usize::from(reader.byte()?),
             size => usize::from(size),
         };
-        let distance =
-            if first & ADJACENT != 0 { before.len_bytes } else { reader.sectors()? };
-        let len_bytes = if first & SAME_LEN != 0 {
-            u64::from(context.len_bytes)
-        } else {
-            reader.sectors()?
-        };
+        let distance = if first & ADJACENT != 0 { before.len_bytes } else { reader.sectors()? };
+        let len_bytes =
+            if first & SAME_LEN != 0 { u64::from(context.len_bytes) } else { reader.sectors()? };
         let body = reader.at() - at;
         (body <= size && at + size <= bytes.len()).then_some(Self {
             size,
@@ -250,30 +246,34 @@ pub(super) fn put_entry(
     context: &Context,
     (is_plain, body): (bool, &[u8]),
 ) {
-    let begin = out.len();
     let distance = bytenr.wrapping_sub(before.bytenr);
-    let is_adjacent = distance == before.len_bytes;
-    let is_same_len = len_bytes == u64::from(context.len_bytes);
-    // The size is known when all else is there; room for the longer form of it is cut out
-    // where it is not needed.
-    out.extend_from_slice(&[0, 0]);
-    if !is_adjacent {
+    let mut first = 0;
+    let mut size = 1 + body.len();
+    if distance == before.len_bytes {
+        first |= ADJACENT;
+    } else {
+        size += sectors_len(distance);
+    }
+    if len_bytes == u64::from(context.len_bytes) {
+        first |= SAME_LEN;
+    } else {
+        size += sectors_len(len_bytes);
+    }
+    if is_plain {
+        first |= PLAIN;
+    }
+    match u8::try_from(size) {
+        Ok(size) if size <= SIZE_MASK => out.push(first | size),
+        // No entry is larger than a page.
+        _ => out.extend_from_slice(&[first, (size + 1).try_into().unwrap_or(u8::MAX)]),
+    }
+    if first & ADJACENT == 0 {
         put_sectors(out, distance);
     }
-    if !is_same_len {
+    if first & SAME_LEN == 0 {
         put_sectors(out, len_bytes);
     }
     out.extend_from_slice(body);
-    let size = out.len() - begin;
-    let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
-    let flags = flag(is_adjacent, ADJACENT) | flag(is_same_len, SAME_LEN) | flag(is_plain, PLAIN);
-    if size - 1 <= usize::from(SIZE_MASK) {
-        out.remove(begin + 1);
-        out[begin] = flags | (size - 1) as u8;
-    } else {
-        out[begin] = flags;
-        out[begin + 1] = size.try_into().unwrap_or(u8::MAX);
-    }
 }
 
 /// Appends the body of an extent. Returns whether it is a plain one.
@@ -295,10 +295,8 @@ pub(super) fn put_spilled_body(out: &mut Vec<u8>) {
 }
 
 fn plain_ref(extent: &Extent, context: &Context) -> Option<RefKey> {
-    let mut refs = extent.refs.iter();
-    let (key, count) = refs.next()?;
+    let &(key, count) = extent.refs.single()?;
     let is_plain = count == 1
-        && refs.next().is_none()
         && extent.total_refs == 1
         && extent.actions == 0
         && kind_code(extent.kind) == u64::from(context.kind)
@@ -326,23 +324,24 @@ pub(super) fn put_full_body(out: &mut Vec<u8>, extent: &Extent, context: &Contex
         flags |= HAS_ACTIONS;
         put_varint(out, extent.actions);
     }
-    if extent.total_refs != sum_of_counts(&extent.refs) {
+    let refs = &extent.refs;
+    if extent.total_refs != sum_of_counts(refs) {
         flags |= HAS_TOTAL;
         put_varint(out, extent.total_refs);
     }
-    if extent.refs.len() != 1 {
+    if refs.len() != 1 {
         flags |= HAS_REFS;
-        put_varint(out, extent.refs.len() as u64);
+        put_varint(out, refs.len() as u64);
     }
     out[flags_at] = flags;
     let mut last = Last::new(context);
-    for (key, count) in extent.refs.iter() {
-        last.put_ref(out, &key, count, extent.kind);
-    }
+    refs.each(|key, count| last.put_ref(out, key, count, extent.kind));
 }
 
 fn sum_of_counts(refs: &Refs) -> u64 {
-    refs.iter().fold(0, |sum, (_, count)| sum.wrapping_add(count))
+    let mut sum = 0_u64;
+    refs.each(|_, count| sum = sum.wrapping_add(count));
+    sum
 }
 
 /// What the next reference is written relative to.

@@ -207,6 +207,26 @@ impl Refs {
         few.chain(many.into_iter().flatten().map(|(&key, &count)| (key, count)))
     }
 
+    /// The reference and its count, when there is only one.
+    pub(super) fn single(&self) -> Option<&(RefKey, u64)> {
+        match &self.0 {
+            Form::Few(list) => match list.as_slice() {
+                [single] => Some(single),
+                _ => None,
+            },
+            Form::Many(_) => None,
+        }
+    }
+
+    /// Shows the references in order.
+    #[inline]
+    pub(super) fn each(&self, mut show: impl FnMut(&RefKey, u64)) {
+        match &self.0 {
+            Form::Few(list) => list.iter().for_each(|(key, count)| show(key, *count)),
+            Form::Many(map) => map.iter().for_each(|(key, count)| show(key, *count)),
+        }
+    }
+
     /// Direct references per root, sorted by root.
     pub(super) fn direct_per_root(&self) -> Vec<(u64, u64)> {
         let mut roots: Vec<(u64, u64)> = Vec::new();

@@ -14,6 +14,7 @@ use super::{
     blocks::{first_of, is_beyond},
     origins::Numbering,
     runs::{Act, Grave, Group},
+    sort::sort_by_bytenr,
 };
 use crate::{
     btrfs::{Action, ExtentKind},
@@ -32,6 +33,9 @@ pub(super) struct Entry {
     frees: bool,
     /// Whether it is to be dropped at the next chance.
     is_void: bool,
+    /// Of a drop to zero: whether the extent was read from disk, and at which generation.
+    is_from_disk: bool,
+    from_disk: u64,
     /// How many actions there were since the extent's allocation, with this one.
     ordinal: u32,
 }
@@ -76,15 +80,10 @@ pub(super) enum Happened {
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     entries: Vec<Entry>,
-    /// From-disk of the extents that were freed, by the number of the change that freed them.
-    freed_from_disk: Vec<(u32, u64)>,
     /// Extents as they were before a change that does not tell it, by its number.
     before: BTreeMap<u32, Option<Extent>>,
     removals: Vec<Removal>,
     numbering: Numbering,
-    newest_transid: u64,
-    /// A change came of an older transaction than one before it. No kernel does that.
-    is_out_of_order: bool,
     /// The changes that there were when they were last put in order, by bytenr.
     sorted: Vec<(u64, u32)>,
 }
@@ -109,10 +108,6 @@ impl Journal {
         &self.removals
     }
 
-    pub(super) const fn is_out_of_order(&self) -> bool {
-        self.is_out_of_order
-    }
-
     pub(super) const fn numbering(&self) -> &Numbering {
         &self.numbering
     }
@@ -122,11 +117,6 @@ impl Journal {
             Happened::Change(number) => self.entry(number).act.transid,
             Happened::Removal(at) => self.removals[at].transid,
         }
-    }
-
-    fn saw(&mut self, transid: u64) {
-        self.is_out_of_order |= transid < self.newest_transid;
-        self.newest_transid = self.newest_transid.max(transid);
     }
 
     /// Makes a change that was judged to be in order to `extent`, which is nothing where
@@ -139,7 +129,6 @@ impl Journal {
         is_known: bool,
     ) {
         let (task, stack) = self.numbering.of_event(event);
-        self.saw(event.transid);
         let RefChange { action, key, bytenr, len_bytes, kind } = *change;
         let act = Act { action, key, transid: event.transid, time_ns: event.time_ns, task, stack };
         let number = self.entries.len() as u32;
@@ -150,6 +139,8 @@ impl Journal {
             kind,
             frees: false,
             is_void: false,
+            is_from_disk: false,
+            from_disk: 0,
             ordinal: 0,
         });
         self.make_again(number, extent, is_known);
@@ -169,9 +160,8 @@ impl Journal {
         if entry.frees {
             entry.len_bytes = extent.len_bytes;
             entry.kind = extent.kind;
-            if let Some(generation) = from_disk {
-                insert_sorted(&mut self.freed_from_disk, number, generation);
-            }
+            entry.is_from_disk = from_disk.is_some();
+            entry.from_disk = from_disk.unwrap_or(0);
         }
     }
 
@@ -179,12 +169,9 @@ impl Journal {
     /// undone, and makes it; one that is no longer in order is void.
     pub(super) fn replay(&mut self, number: u32, known: &mut Option<Extent>) {
         self.before.remove(&number);
-        if let Ok(at) = self.freed_from_disk.binary_search_by_key(&number, |&(number, _)| number) {
-            self.freed_from_disk.remove(at);
-        }
         let change = self.entry(number).change();
         if !Extent::is_in_order(known.as_ref(), &change) {
-            self.void(number);
+            self.entries[number as usize].is_void = true;
             return;
         }
         let is_known = known.is_some();
@@ -218,8 +205,7 @@ impl Journal {
     /// What an extent was that a change freed.
     pub(super) fn grave(&self, number: u32) -> Grave {
         let entry = self.entry(number);
-        let found = self.freed_from_disk.binary_search_by_key(&number, |&(number, _)| number);
-        let from_disk = found.ok().map(|at| self.freed_from_disk[at].1);
+        let from_disk = entry.is_from_disk.then_some(entry.from_disk);
         Grave { kind: entry.kind, len_bytes: entry.len_bytes, from_disk }
     }
 
@@ -272,18 +258,26 @@ impl Journal {
         }
     }
 
-    /// All changes up to a generation, by bytenr and then in order.
-    pub(super) fn up_to(&self, generation: u64) -> Vec<(u64, u32)> {
+    /// All changes, by bytenr and then in order.
+    pub(super) fn by_bytenr(&self) -> Vec<(u64, u32)> {
         let numbered = (0_u32..).zip(&self.entries);
-        let durable = numbered.filter(|(_, entry)| entry.act.transid <= generation);
-        let mut all: Vec<_> = durable.map(|(number, entry)| (entry.bytenr, number)).collect();
-        all.sort_unstable();
+        let mut all: Vec<_> = numbered.map(|(number, entry)| (entry.bytenr, number)).collect();
+        sort_by_bytenr(&mut all);
         all
+    }
+
+    /// Brings changes near, all of them at once.
+    pub(super) fn bring_near(&self, changes: &[(u64, u32)]) {
+        let mut touched = 0;
+        for &(_, number) in changes {
+            let entry = self.entry(number);
+            touched ^= entry.bytenr ^ u64::from(entry.act.stack);
+        }
+        std::hint::black_box(touched);
     }
 
     /// Notes that a block group went, with what was in it.
     pub(super) fn remove(&mut self, range: Range<u64>, transid: u64, held: BTreeMap<u64, Extent>) {
-        self.saw(transid);
         let at = self.entries.len() as u32;
         self.removals.push(Removal { range, transid, at, held });
     }
@@ -304,19 +298,28 @@ impl Journal {
         }
     }
 
-    /// A change is no longer pending.
-    pub(super) fn void(&mut self, number: u32) {
-        self.entries[number as usize].is_void = true;
+    /// Changes are no longer pending.
+    pub(super) fn void(&mut self, changes: &[(u64, u32)]) {
+        for &(_, number) in changes {
+            self.entries[number as usize].is_void = true;
+        }
     }
 
     /// Takes removals out.
-    pub(super) fn take_removals(&mut self, is_taken: impl FnMut(&mut Removal) -> bool) -> Vec<Removal> {
+    pub(super) fn take_removals(
+        &mut self,
+        is_taken: impl FnMut(&mut Removal) -> bool,
+    ) -> Vec<Removal> {
         self.removals.extract_if(.., is_taken).collect()
     }
 
     /// A range was read at `generation`: removals that are in it are no longer pending there.
     /// Returns where that is.
-    pub(super) fn narrow_removals(&mut self, range: &Range<u64>, generation: u64) -> Vec<Range<u64>> {
+    pub(super) fn narrow_removals(
+        &mut self,
+        range: &Range<u64>,
+        generation: u64,
+    ) -> Vec<Range<u64>> {
         let mut narrowed = Vec::new();
         let removals = std::mem::take(&mut self.removals);
         for removal in removals {
@@ -340,7 +343,6 @@ impl Journal {
         let mut kept_before = Vec::new();
         if self.entries.iter().all(|entry| entry.is_void) {
             self.entries.clear();
-            self.freed_from_disk.clear();
             self.before.clear();
             for removal in &mut self.removals {
                 removal.at = 0;
@@ -356,8 +358,6 @@ impl Journal {
         }
         if self.is_empty() {
             self.numbering.reset();
-            self.is_out_of_order = false;
-            self.newest_transid = 0;
         }
         self.sorted.clear();
         self.shrink(busy);
@@ -366,10 +366,6 @@ impl Journal {
     fn renumber(&mut self, kept_before: &[u32], kept: u32) {
         let new = |number: u32| kept_before.get(number as usize).copied().unwrap_or(kept);
         let is_void = |number: u32| self.entries[number as usize].is_void;
-        self.freed_from_disk.retain(|&(number, _)| !is_void(number));
-        for (number, _) in &mut self.freed_from_disk {
-            *number = new(*number);
-        }
         let before = std::mem::take(&mut self.before);
         let before = before.into_iter().filter(|&(number, _)| !is_void(number));
         self.before = before.map(|(number, extent)| (new(number), extent)).collect();
@@ -384,45 +380,46 @@ impl Journal {
         let enough = (busy * 2).max(4096);
         if self.entries.capacity() > enough * 2 {
             self.entries.shrink_to(enough);
-            self.freed_from_disk.shrink_to(enough);
             self.sorted.shrink_to(enough);
         }
     }
 
-    /// Gathers changes of one extent, in order, for a run.
-    pub(super) fn gather(&self, changes: &[(u64, u32)], group: &mut Group) {
+    /// Gathers the changes of one extent up to `generation` for a run, where they are the first
+    /// of them, and nothing else happened to it: then its base is what it was after the last
+    /// of these. Returns how many they are.
+    pub(super) fn gather(
+        &self,
+        changes: &[(u64, u32)],
+        generation: u64,
+        group: &mut Group,
+    ) -> Option<usize> {
+        let bytenr = changes[0].0;
         group.begin_anew();
+        group.bytenr = bytenr;
         group.begins_anew = false;
-        let mut from = 0;
-        for &(bytenr, number) in changes {
-            group.bytenr = bytenr;
-            let mut removals = self.removals.iter();
-            if removals.any(|one| (from..=number).contains(&one.at) && one.range.contains(&bytenr)) {
-                group.begin_anew();
-            }
-            from = number + 1;
+        let mut durable = 0;
+        for (place, &(_, number)) in changes.iter().enumerate() {
             let entry = self.entry(number);
+            if entry.act.transid > generation {
+                continue;
+            }
+            if durable < place {
+                return None;
+            }
+            durable = place + 1;
             group.remember(&entry.act);
             group.done = u64::from(entry.ordinal);
             group.grave = entry.frees.then(|| self.grave(number));
         }
-    }
-
-    /// Whether an extent's block group went after a change, by a transaction up to
-    /// `generation`.
-    pub(super) fn is_removed_after(&self, bytenr: u64, number: u32, generation: u64) -> bool {
-        self.removals.iter().any(|removal| {
-            removal.at > number
-                && removal.transid <= generation
-                && removal.range.contains(&bytenr)
-        })
+        let is_removed = self.removals.iter().any(|removal| removal.range.contains(&bytenr));
+        (!is_removed).then_some(durable)
     }
 
     /// Bytes allocated, about.
     pub(super) fn bytes(&self) -> usize {
         let held: usize = self.removals.iter().map(|removal| removal.held.len()).sum();
         self.entries.capacity() * size_of::<Entry>()
-            + (self.freed_from_disk.capacity() + self.sorted.capacity()) * size_of::<(u64, u32)>()
+            + self.sorted.capacity() * size_of::<(u64, u32)>()
             + (self.before.len() + held) * 2 * size_of::<Extent>()
             + self.numbering.origins().bytes()
     }
@@ -438,12 +435,4 @@ fn tells_what_was(change: &RefChange, extent: &Extent, is_known: bool) -> bool {
         // The last reference, and nothing that should not have been there.
         Action::DropRef => extent.refs.len() == 1 && extent.refs.get(&change.key) == Some(1),
     }
-}
-
-fn insert_sorted(list: &mut Vec<(u32, u64)>, number: u32, value: u64) {
-    let place = match list.last() {
-        Some(&(last, _)) if last >= number => list.partition_point(|&(at, _)| at < number),
-        _ => list.len(),
-    };
-    list.insert(place, (number, value));
 }

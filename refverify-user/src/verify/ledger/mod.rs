@@ -24,6 +24,7 @@ mod packed;
 mod page;
 mod plain;
 mod runs;
+mod sort;
 mod stops;
 mod varint;
 

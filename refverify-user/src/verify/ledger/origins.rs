@@ -64,7 +64,7 @@ impl Default for Numbering {
 }
 
 const LAST_TASKS: usize = 64;
-const LAST_STACKS: usize = 256;
+const LAST_STACKS: usize = 1024;
 
 impl Numbering {
     /// The numbers of an event's task and stack.

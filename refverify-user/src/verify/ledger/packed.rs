@@ -134,7 +134,7 @@ impl PackedLedger {
                 group.remember(&entry.act);
                 group.done = base.as_ref().map_or(0, |base| base.actions);
             }
-            self.journal.void(number);
+            self.journal.void(&[(bytenr, number)]);
         }
         group.grave = base.as_ref().filter(|base| !base.is_live()).map(Grave::of);
         Settled { base, group }
@@ -190,16 +190,15 @@ impl PackedLedger {
             .map(|(number, entry)| (entry.bytenr, number))
             .collect();
         let removals = self.journal.removals().iter().filter(|removal| is_removal_undone(removal));
-        let mut bytenrs: Vec<u64> = removals.flat_map(|removal| removal.held.keys().copied()).collect();
+        let mut bytenrs: Vec<u64> =
+            removals.flat_map(|removal| removal.held.keys().copied()).collect();
         bytenrs.extend(undone.iter().map(|&(bytenr, _)| bytenr));
         bytenrs.sort_unstable();
         bytenrs.dedup();
         self.journal.sort();
         let base = |&bytenr: &u64| (bytenr, self.base(bytenr, &self.journal.happened(bytenr)));
         let bases: Vec<_> = bytenrs.iter().map(base).collect();
-        for &(_, number) in &undone {
-            self.journal.void(number);
-        }
+        self.journal.void(&undone);
         self.journal.take_removals(|removal| is_removal_undone(removal));
         for (bytenr, base) in bases {
             self.rebuild(bytenr, base);
@@ -220,44 +219,39 @@ impl PackedLedger {
         group
     }
 
-    /// Turns what is durable into history.
-    fn remember(&mut self, generation: u64, run: &mut RunBuilder) {
-        let durable = self.journal.up_to(generation);
-        run.reserve(durable.len());
+    /// Turns what is durable into history. Returns the extents that are to be rebuilt, with
+    /// their bases.
+    fn remember(&mut self, generation: u64, run: &mut RunBuilder) -> Vec<(u64, Option<Extent>)> {
+        let changes = self.journal.by_bytenr();
+        run.reserve(changes.len());
         let mut group = Group::default();
-        for changes in durable.chunk_by(|(one, _), (other, _)| one == other) {
-            self.journal.gather(changes, &mut group);
-            let (bytenr, last) = changes[changes.len() - 1];
-            if !self.journal.is_removed_after(bytenr, last, generation) {
-                run.push(&mut group);
+        let mut bases = Vec::new();
+        let mut near = 0;
+        let mut done = 0;
+        for changes_of_one in changes.chunk_by(|(one, _), (other, _)| one == other) {
+            done += changes_of_one.len();
+            if done > near {
+                let upto = (done + NEAR).min(changes.len());
+                self.journal.bring_near(&changes[near..upto]);
+                near = upto;
             }
-        }
-        for (_, number) in durable {
-            self.journal.void(number);
-        }
-    }
-
-    /// As [`Self::remember`], where changes of older transactions came after those of newer
-    /// ones: the bases are made anew.
-    fn remember_out_of_order(&mut self, generation: u64, run: &mut RunBuilder) {
-        self.journal.sort();
-        let mut bytenrs: Vec<u64> =
-            self.journal.entries().iter().map(|entry| entry.bytenr).collect();
-        let held = self.journal.removals().iter().flat_map(|removal| removal.held.keys());
-        bytenrs.extend(held);
-        bytenrs.sort_unstable();
-        bytenrs.dedup();
-        let settle = |&bytenr: &u64| (bytenr, self.settle(bytenr, generation));
-        let settled: Vec<_> = bytenrs.iter().map(settle).collect();
-        self.journal.take_removals(|removal| removal.transid <= generation);
-        for (bytenr, Settled { base, mut group }) in settled {
+            let bytenr = changes_of_one[0].0;
+            if let Some(durable) = self.journal.gather(changes_of_one, generation, &mut group) {
+                if durable > 0 {
+                    run.push(&mut group);
+                }
+                self.journal.void(&changes_of_one[..durable]);
+                continue;
+            }
+            let Settled { base, mut group } = self.settle(bytenr, generation);
+            // What was freed is known by its grave.
+            let is_grave = group.has_actions() && group.grave.is_some();
             if base.is_some() && group.has_actions() {
                 run.push(&mut group);
             }
-            // What was freed is known by its grave.
-            let is_freed = group.has_actions();
-            self.rebuild(bytenr, base.filter(|base| base.is_live() || !is_freed));
+            bases.push((bytenr, base.filter(|_| !is_grave)));
         }
+        bases
     }
 }
 
@@ -319,11 +313,10 @@ impl Ledger for PackedLedger {
             }
         }
         let mut run = RunBuilder::new(self.limits.history_per_extent);
-        if self.journal.is_out_of_order() {
-            self.remember_out_of_order(generation, &mut run);
-        } else {
-            self.remember(generation, &mut run);
-            self.journal.take_removals(|removal| removal.transid <= generation);
+        let bases = self.remember(generation, &mut run);
+        self.journal.take_removals(|removal| removal.transid <= generation);
+        for (bytenr, base) in bases {
+            self.rebuild(bytenr, base);
         }
         if !run.is_empty() {
             self.runs.push(run, self.journal.numbering().origins().clone());
@@ -360,8 +353,10 @@ impl Ledger for PackedLedger {
     }
 
     fn touched(&self, generation: u64) -> Vec<u64> {
-        let mut touched: Vec<u64> =
-            self.journal.up_to(generation).into_iter().map(|(bytenr, _)| bytenr).collect();
+        let entries = self.journal.entries().iter();
+        let touched = entries.filter(|entry| entry.act.transid <= generation);
+        let mut touched: Vec<u64> = touched.map(|entry| entry.bytenr).collect();
+        touched.sort_unstable();
         touched.dedup();
         touched
     }

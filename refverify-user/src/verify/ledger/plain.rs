@@ -163,6 +163,20 @@ impl PlainLedger {
         any
     }
 
+    /// A range was read: removals up to `generation` are no longer pending there.
+    fn narrow_removals(&mut self, range: &Range<u64>, generation: u64) {
+        let removals = std::mem::take(&mut self.removals);
+        for (removed, transid) in removals {
+            if transid > generation {
+                self.removals.push((removed, transid));
+                continue;
+            }
+            let below = removed.start..removed.end.min(range.start);
+            let above = removed.start.max(range.end)..removed.end;
+            self.removals.extend([(below, transid), (above, transid)]);
+        }
+    }
+
     fn dump_known(&self, bytenr: u64, known: &Known) -> Option<ExtentDump> {
         let extent = known.now.as_ref()?;
         let mut dump = extent.dump(bytenr);
@@ -195,6 +209,7 @@ impl Ledger for PlainLedger {
             known.settle(generation);
             known.gone();
         }
+        self.narrow_removals(&range, generation);
         for disk in extents.iter().filter(|disk| range.contains(&disk.bytenr)) {
             let new = || Known::new(disk.bytenr, &self.removals, generation);
             let known = self.extents.entry(disk.bytenr).or_insert_with(new);

@@ -138,7 +138,6 @@ pub(super) struct RunBuilder {
     groups: u64,
     actions: u64,
     per_extent: usize,
-    body: Vec<u8>,
 }
 
 impl RunBuilder {
@@ -152,7 +151,6 @@ impl RunBuilder {
             groups: 0,
             actions: 0,
             per_extent,
-            body: Vec::new(),
         }
     }
 
@@ -179,10 +177,19 @@ impl RunBuilder {
         self.actions += group.actions.len() as u64;
         put_sectors(&mut self.bytes, group.bytenr.wrapping_sub(self.last_bytenr));
         self.last_bytenr = group.bytenr;
-        self.body.clear();
-        put_group(&mut self.body, group, base);
-        put_varint(&mut self.bytes, self.body.len() as u64);
-        self.bytes.extend_from_slice(&self.body);
+        // Its size takes one byte, nearly always.
+        let size_at = self.bytes.len();
+        self.bytes.push(0);
+        put_group(&mut self.bytes, group, base);
+        let size = self.bytes.len() - size_at - 1;
+        if size < 0x80 {
+            self.bytes[size_at] = size as u8;
+        } else {
+            let body = self.bytes.split_off(size_at + 1);
+            self.bytes.truncate(size_at);
+            put_varint(&mut self.bytes, size as u64);
+            self.bytes.extend_from_slice(&body);
+        }
     }
 
     pub(super) const fn is_empty(&self) -> bool {

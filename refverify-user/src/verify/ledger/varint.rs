@@ -144,6 +144,16 @@ pub(super) fn put_sectors(out: &mut Vec<u8>, value: u64) {
     }
 }
 
+/// How many bytes [`put_sectors`] writes.
+#[inline]
+pub(super) const fn sectors_len(value: u64) -> usize {
+    if !is_aligned(value) {
+        return 9;
+    }
+    let bits = u64::BITS - ((value >> SECTOR_BITS) << 1 | 1).leading_zeros();
+    bits.div_ceil(7) as usize
+}
+
 /// A value that is most likely a multiple of 4096, and may be a little below 2^64.
 #[inline]
 pub(super) fn put_signed_sectors(out: &mut Vec<u8>, value: u64) {
@@ -226,6 +236,7 @@ mod tests {
             let mut out = Vec::new();
             put_sectors(&mut out, value);
             let len = out.len();
+            assert_eq!(sectors_len(value), len);
             out.extend_from_slice(&[0xff; 8]);
             let word = u64::from_le_bytes(*out.first_chunk().unwrap());
             let short = Short::read(word);
