@@ -1,0 +1,5 @@
+//! What the integration tests share.
+
+pub mod image;
+pub mod model;
+pub mod world;
