@@ -10,4 +10,5 @@ pub mod btrfs;
 pub mod cli;
 pub mod feed;
 pub mod report;
+pub mod run;
 pub mod verify;

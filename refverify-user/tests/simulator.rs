@@ -99,8 +99,7 @@ fn one_wrong_event_gives_one_finding_and_the_disk_heals_the_ledger() {
         key.root = 999;
         key.parent = 0;
         let extent = world.model.extents[&bytenr].clone();
-        let wrong =
-            world.model.event(Action::DropRef, bytenr, extent.kind, extent.len_bytes, key);
+        let wrong = world.model.event(Action::DropRef, bytenr, extent.kind, extent.len_bytes, key);
         world.emit(wrong.clone());
         world.emit(wrong);
         for _ in 0..200 {
@@ -122,13 +121,8 @@ fn a_failed_call_leaves_no_finding_and_an_exact_ledger() {
         let Some((bytenr, key)) = world.shared_data_extent() else { continue };
         let extent = world.model.extents[&bytenr].clone();
         // The call is recorded, fails for want of memory, and its space is given to another.
-        let failed = world.model.event(
-            Action::AddExtent,
-            bytenr,
-            extent.kind,
-            extent.len_bytes,
-            key,
-        );
+        let failed =
+            world.model.event(Action::AddExtent, bytenr, extent.kind, extent.len_bytes, key);
         let tid = failed.tid;
         world.emit(failed);
         if world.rng.one_in(2) {

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use refverify_user::{
-    btrfs::{Action, DiskFinding, DiskFindingKind, ExtentKind, RefKey, objectid},
+    btrfs::{
+        Action, DiskFault, DiskFinding, DiskFindingKind, ExtentKind, RefKey, format::ItemError,
+        objectid,
+    },
     feed::{Change, Comm, Event, FsSlot, Hello, HookMode, Loss, LossSource, Stack},
     verify::{
         ActionRecord, Cause, Coverage, ExtentDump, Finding, FindingKind, FsState, Notice, Span,
@@ -136,14 +139,9 @@ fn finding(kind: FindingKind, change: Change, extent: Option<ExtentDump>) -> Fin
     Finding { kind, fs: FsSlot(0), cause: Cause::Event(event(change)), extent, symbols: symbols() }
 }
 
-fn disk_finding(kind: DiskFindingKind, detail: &str) -> Finding {
-    let finding = DiskFinding {
-        kind,
-        bytenr: 13_631_488,
-        leaf: 30_490_624,
-        slot: 17,
-        detail: detail.to_owned(),
-    };
+fn disk_finding(fault: DiskFault) -> Finding {
+    let kind = fault.kind().expect("a violation");
+    let finding = DiskFinding { fault, bytenr: 13_631_488, leaf: 30_490_624, slot: 17 };
     Finding {
         kind: FindingKind::Disk(kind),
         fs: FsSlot(0),
@@ -183,12 +181,9 @@ pub(crate) fn duplicate_tree_ref() -> Finding {
     finding(FindingKind::DuplicateTreeRef, tree_change(Action::AddRef, key), Some(extent))
 }
 
-/// One found while reading; its detail tries to break the line.
+/// One found while reading.
 pub(crate) fn duplicate_on_disk() -> Finding {
-    disk_finding(
-        DiskFindingKind::DuplicateRefOnDisk,
-        "root 5 parent 0 owner 257 offset 0\nstands at offsets 24 and 53 of the item",
-    )
+    disk_finding(DiskFault::DuplicateRef { key: RefKey::data(5, 0, 257, 0) })
 }
 
 /// A finding of each kind.
@@ -208,12 +203,22 @@ pub(crate) fn one_of_each_kind() -> Vec<Finding> {
         finding(FindingKind::MissingRoot, data_change(Action::AddRef, from_no_root), live()),
         finding(FindingKind::BlockGroupOverlap, group, live()),
         duplicate_on_disk(),
-        disk_finding(DiskFindingKind::BadInlineRef, "type 180 at offset 24 of the item"),
-        disk_finding(DiskFindingKind::KeyedRefWithoutExtent, "the item before is at 13500416"),
-        disk_finding(DiskFindingKind::MissingRootOnDisk, "owner 257 offset 0"),
-        disk_finding(DiskFindingKind::RefCountMismatch, "the item states 3, they are 2"),
-        disk_finding(DiskFindingKind::ZeroRefCount, "root 5 owner 257 offset 0"),
-        disk_finding(DiskFindingKind::BadExtentItem, "flags 0x3 are data and tree block"),
+        disk_finding(DiskFault::BadInlineRef {
+            reason: ItemError::InlineRef { ref_type: 180, at: 9 },
+        }),
+        disk_finding(DiskFault::BadKeyedRef {
+            reason: ItemError::KeyedLen { ref_type: 178, len_bytes: 4 },
+        }),
+        disk_finding(DiskFault::KeyedRefWithoutExtent { ref_type: 184 }),
+        disk_finding(DiskFault::MissingRoot { key: from_no_root }),
+        disk_finding(DiskFault::ImplausibleDataRef { key: RefKey::data(7, 0, 257, 0) }),
+        disk_finding(DiskFault::ZeroCount { key: direct }),
+        disk_finding(DiskFault::TotalDiffers { sum: 2, total: 3 }),
+        disk_finding(DiskFault::BadExtentItem { reason: ItemError::Flags { flags: 3 } }),
+        disk_finding(DiskFault::OverlapsPrevious {
+            previous: 13_500_416,
+            previous_len_bytes: 262_144,
+        }),
     ]
 }
 

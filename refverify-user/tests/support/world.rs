@@ -138,11 +138,8 @@ impl World {
     }
 
     fn begin_commit(&mut self) {
-        self.commit = Some(Commit {
-            transid: self.model.transid,
-            extents: self.on_disk(),
-            written: None,
-        });
+        self.commit =
+            Some(Commit { transid: self.model.transid, extents: self.on_disk(), written: None });
         self.model.transid += 1;
     }
 
