@@ -1,0 +1,7 @@
+//! The reader of the extent tree against real images, moving ones and broken ones.
+
+#[path = "../support/dump_tree.rs"]
+mod dump_tree;
+
+mod image;
+mod real_images;
