@@ -1,6 +1,6 @@
 //! The reader finds in real images what btrfs-progs finds in them.
 
-use refverify_user::btrfs::{DiskExtent, ExtentKind, reader::ExtentReader};
+use refverify_user::btrfs::{DiskExtent, ExtentKind, RefKey, reader::ExtentReader};
 use tempfile::TempDir;
 
 use crate::image::{ALL, ImageFile, drive, read_all, run};
@@ -128,9 +128,20 @@ impl<'image> Mounted<'image> {
         }
         let path = image.path();
         let device = run("losetup", &["--find", "--show", path.to_str().expect("UTF-8")]);
+        // Commits every second, and with them the cleaner that deletes subvolumes.
         let mounted = Self { image, device: device.trim().to_owned() };
         std::fs::create_dir_all(mounted.path()).expect("a mount point");
-        run("mount", &["-t", "btrfs", &mounted.device, mounted.path().to_str().expect("UTF-8")]);
+        run(
+            "mount",
+            &[
+                "-t",
+                "btrfs",
+                "-o",
+                "commit=1",
+                &mounted.device,
+                mounted.path().to_str().expect("UTF-8"),
+            ],
+        );
         Some(mounted)
     }
 
@@ -153,20 +164,31 @@ impl Drop for Mounted<'_> {
     }
 }
 
-/// Reflinks of one extent from many inodes and at many offsets (keyed references over several
-/// leaves), snapshots with their own changes, and holes punched into shared extents.
+/// Reflinks of one extent from many inodes (keyed references over several leaves), holes
+/// punched into shared extents, subvolumes of three levels, and snapshots with changes of
+/// their own.
 const SHARE: &str = "
     btrfs -q subvolume create s
     for i in $(seq 150); do head -c 20000 /dev/urandom > s/f$i; done
+    for i in $(seq 600); do head -c 1500 /dev/zero > s/i$i; done
     sync
     for i in $(seq 400); do cp --reflink=always s/f1 s/r$i; done
     for i in $(seq 30); do fallocate -p -o 4096 -l 4096 s/r$i; done
     for i in 1 2 3; do
         btrfs -q subvolume snapshot s snap$i
         for j in $(seq $i 60); do echo x >> snap$i/f$j; done
+        touch s/i$i
         sync
     done
-    btrfs -q subvolume delete snap2; sync; btrfs -q subvolume sync .
+";
+
+/// Shared references: the subvolume that the others were taken from goes, and all moves.
+const DELETE_AND_BALANCE: &str = "
+    btrfs -q subvolume delete snap2 s
+    sync
+    btrfs -q subvolume sync .
+    btrfs -q balance start --full-balance .
+    sync
 ";
 
 /// Every extent after the last script; `None` where this user may not mount.
@@ -182,6 +204,11 @@ fn privileged_exact(options: &[&str], scripts: &[&str]) -> Option<Vec<DiskExtent
     Some(extents)
 }
 
+fn refs(extents: &[DiskExtent], kind: fn(&ExtentKind) -> bool) -> impl Iterator<Item = RefKey> {
+    let of_kind = extents.iter().filter(move |extent| kind(&extent.kind));
+    of_kind.flat_map(|extent| extent.refs.iter().map(|(key, _)| *key))
+}
+
 #[test]
 fn privileged_keyed_refs_in_later_leaves_belong_to_their_extent() {
     let Some(extents) = privileged_exact(&["--nodesize", "4096"], &[SHARE]) else { return };
@@ -191,13 +218,14 @@ fn privileged_keyed_refs_in_later_leaves_belong_to_their_extent() {
 
 #[test]
 fn privileged_shared_refs_after_a_balance_are_read_exactly() {
-    let balance = "btrfs -q balance start --full-balance .; sync";
-    for options in [["--nodesize", "16384"], ["-O", "^skinny-metadata"]] {
-        let Some(extents) = privileged_exact(&options, &[SHARE, balance]) else { return };
-        let shared = |kind: fn(&ExtentKind) -> bool| {
-            let mut of_kind = extents.iter().filter(|extent| kind(&extent.kind));
-            of_kind.any(|extent| extent.refs.iter().any(|(key, _)| key.is_shared()))
+    for features in ["skinny-metadata", "^skinny-metadata"] {
+        let options = ["--nodesize", "4096", "-O", features];
+        let Some(extents) = privileged_exact(&options, &[SHARE, DELETE_AND_BALANCE]) else {
+            return;
         };
-        assert!(shared(|kind| *kind == ExtentKind::Data), "no data extent is shared");
+        let shared = |kind| refs(&extents, kind).filter(RefKey::is_shared).count();
+        let (data, tree) =
+            (shared(|kind| *kind == ExtentKind::Data), shared(|kind| *kind != ExtentKind::Data));
+        assert!(data > 100 && tree > 10, "{data} and {tree} shared refs");
     }
 }

@@ -10,14 +10,14 @@ use refverify_user::btrfs::{DiskExtent, ExtentKind, RefKey};
 /// The line that was not understood: an oracle that skips what it does not know is none.
 pub(crate) fn parse(dump: &str, nodesize: u64) -> Result<Vec<DiskExtent>, String> {
     let mut extents: Vec<DiskExtent> = Vec::new();
-    // The root in the key of the keyed tree reference that the next line belongs to.
-    let mut keyed_root = None;
+    // The offset in the key of the keyed reference that the next line belongs to.
+    let mut key_offset = None;
     for line in dump.lines() {
         let words: Vec<&str> = line
             .split(|c: char| c.is_whitespace() || "()".contains(c))
             .filter(|w| !w.is_empty())
             .collect();
-        read_line(&words, nodesize, &mut extents, &mut keyed_root)
+        read_line(&words, nodesize, &mut extents, &mut key_offset)
             .ok_or_else(|| format!("dump-tree printed a line that is not understood: {line:?}"))?;
     }
     Ok(extents)
@@ -27,7 +27,7 @@ fn read_line(
     words: &[&str],
     nodesize: u64,
     extents: &mut Vec<DiskExtent>,
-    keyed_root: &mut Option<u64>,
+    key_offset: &mut Option<u64>,
 ) -> Option<()> {
     match words {
         ["item", _, "key", bytenr, "EXTENT_ITEM", len_bytes, ..] => {
@@ -36,17 +36,19 @@ fn read_line(
         ["item", _, "key", bytenr, "METADATA_ITEM", _, ..] => {
             extents.push(new_extent(bytenr.parse().ok()?, nodesize));
         }
-        ["item", _, "key", bytenr, "TREE_BLOCK_REF", root, ..] => {
-            same_bytenr(extents, bytenr)?;
-            *keyed_root = Some(tree_id(root)?);
+        ["item", _, "key", _, "BLOCK_GROUP_ITEM", ..] => {}
+        [
+            "item",
+            _,
+            "key",
+            bytenr,
+            "TREE_BLOCK_REF" | "EXTENT_DATA_REF" | "SHARED_BLOCK_REF" | "SHARED_DATA_REF",
+            offset,
+            ..,
+        ] => {
+            (extents.last()?.bytenr == number(bytenr)?).then_some(())?;
+            *key_offset = Some(tree_id(offset)?);
         }
-        ["item", _, "key", bytenr, item_type, ..] => match *item_type {
-            "BLOCK_GROUP_ITEM" => {}
-            "EXTENT_DATA_REF" | "SHARED_BLOCK_REF" | "SHARED_DATA_REF" => {
-                same_bytenr(extents, bytenr)?;
-            }
-            _ => return None,
-        },
         ["refs", refs, "gen", generation, "flags", flags] => {
             let extent = extents.last_mut()?;
             extent.total_refs = refs.parse().ok()?;
@@ -63,14 +65,13 @@ fn read_line(
             extents.last_mut()?.kind = ExtentKind::TreeBlock { level: level.parse().ok()? };
         }
         ["tree", "block", "backref"] => {
-            let root = keyed_root.take()?;
-            push_tree_ref(extents, root, 0)?;
+            push_tree_ref(extents, key_offset.take()?, 0)?;
         }
         ["tree", "block", "backref", "root", root] => push_tree_ref(extents, tree_id(root)?, 0)?,
         ["shared", "block", "backref", "parent", parent] => {
             push_tree_ref(extents, 0, parent.parse().ok()?)?;
         }
-        ["shared", "block", "backref"] => return None,
+        ["shared", "block", "backref"] => push_tree_ref(extents, 0, key_offset.take()?)?,
         [
             "extent",
             "data",
@@ -91,7 +92,10 @@ fn read_line(
             let key = RefKey::data(0, parent.parse().ok()?, 0, 0);
             extents.last_mut()?.refs.push((key, count.parse().ok()?));
         }
-        ["shared", "data", "backref", "count", _] => return None,
+        ["shared", "data", "backref", "count", count] => {
+            let key = RefKey::data(0, key_offset.take()?, 0, 0);
+            extents.last_mut()?.refs.push((key, count.parse().ok()?));
+        }
         ["extent", "owner", "root", root] => {
             extents.last_mut()?.owner_root = Some(tree_id(root)?);
         }
@@ -117,10 +121,6 @@ fn new_extent(bytenr: u64, len_bytes: u64) -> DiskExtent {
         owner_root: None,
         refs: Vec::new(),
     }
-}
-
-fn same_bytenr(extents: &[DiskExtent], bytenr: &str) -> Option<()> {
-    (extents.last()?.bytenr == number(bytenr)?).then_some(())
 }
 
 fn push_tree_ref(extents: &mut [DiskExtent], root: u64, parent: u64) -> Option<()> {
