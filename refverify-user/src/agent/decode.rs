@@ -98,7 +98,8 @@ pub(super) struct Malformed {
 /// Decodes records; shares the stacks that repeat.
 #[derive(Debug)]
 pub(super) struct Decoder {
-    layout: KernelLayout,
+    tree: RefFields,
+    data: RefFields,
     /// How many slots are watched.
     slots: u32,
     stacks: StackCache,
@@ -106,8 +107,9 @@ pub(super) struct Decoder {
 
 impl Decoder {
     /// A decoder for the records of this kernel, with `slots` file systems watched.
-    pub(super) fn new(layout: KernelLayout, slots: u32) -> Self {
-        Self { layout, slots, stacks: StackCache::new() }
+    pub(super) fn new(layout: &KernelLayout, slots: u32) -> Self {
+        let KernelLayout { tree, data, .. } = *layout;
+        Self { tree, data, slots, stacks: StackCache::new() }
     }
 
     /// Decodes one record.
@@ -169,8 +171,8 @@ impl Decoder {
 
     fn change(&self, raw: &RawChange) -> Result<Change, &'static str> {
         match RecordKind::from_word(raw.kind) {
-            Some(RecordKind::TreeRef) => tree_ref(&self.layout.tree, raw),
-            Some(RecordKind::DataRef) => data_ref(&self.layout.data, raw),
+            Some(RecordKind::TreeRef) => tree_ref(&self.tree, raw),
+            Some(RecordKind::DataRef) => data_ref(&self.data, raw),
             Some(RecordKind::LoggedExtent) => logged_extent(&raw.payload),
             Some(RecordKind::RemoveGroup) => removed_group(&raw.payload),
             _ => Err("its kind"),

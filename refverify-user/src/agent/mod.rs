@@ -188,25 +188,27 @@ impl Agent {
         if to_verifier.blocking_send(ToVerifier::Hello(self.hello)).is_err() {
             return;
         }
+        let (work, requests) = mpsc::channel();
+        let pending = Pending::default();
         let slots = u32::try_from(self.devices.len()).unwrap_or(0);
         let pump = Pump {
             ring: self.ring,
             ring_bytes: self.ring_bytes,
-            decoder: Decoder::new(self.layout, slots),
+            decoder: Decoder::new(&self.layout, slots),
             losses: self.losses,
             mounts: Mounts::new(Arc::clone(&self.devices), mode),
             dump,
             to_verifier: to_verifier.clone(),
+            work,
+            pending: pending.clone(),
             batch: Vec::new(),
         };
         let answers_to = to_verifier;
-        let (work, requests) = mpsc::channel();
-        let pending = Pending::default();
         thread::scope(|scope| {
             scope.spawn(|| answers::serve(requests, &self.devices, &answers_to, &pending));
             let attached = self.attached;
             // Whether the verifier is gone or not, there is nothing left to do.
-            let _ = pump.run(from_verifier, work, &pending, || drop(attached));
+            let _ = pump.run(from_verifier, || drop(attached));
         });
         drop(self.ebpf);
         let _ = answers_to.blocking_send(ToVerifier::Bye);

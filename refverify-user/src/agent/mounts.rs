@@ -258,8 +258,8 @@ fn generation_in(dir: &Path) -> Option<u64> {
 /// The device that is mounted as btrfs at `mount_point`, by the contents of
 /// `/proc/self/mountinfo`; of several mounts there the last one, which hides the others.
 pub(super) fn btrfs_source(mountinfo: &[u8], mount_point: &Path) -> Option<PathBuf> {
-    let lines = mountinfo.split(|&byte| byte == b'\n').filter_map(MountLine::parse);
-    let last = lines.filter(|line| line.mount_point == mount_point).next_back()?;
+    let mut lines = mountinfo.split(|&byte| byte == b'\n').filter_map(MountLine::parse);
+    let last = lines.rfind(|line| line.mount_point == mount_point)?;
     (last.kind == b"btrfs").then_some(last.source)
 }
 

@@ -16,7 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::{Receiver, Sender, error::TryRecvError};
 
 use super::{
-    answers::{self, Work},
+    answers::{Pending, Work},
     decode::{Decoder, Record, Signal},
     losses::LossCounters,
     mounts::{Look, Mounts},
@@ -52,6 +52,9 @@ pub(super) struct Pump {
     pub(super) mounts: Mounts,
     pub(super) dump: Arc<AtomicBool>,
     pub(super) to_verifier: Sender<ToVerifier>,
+    /// To the thread that answers; dropping it ends that thread.
+    pub(super) work: std_mpsc::Sender<Work>,
+    pub(super) pending: Pending,
     /// Events that are not sent yet.
     pub(super) batch: Vec<Event>,
 }
@@ -61,8 +64,6 @@ impl Pump {
     pub(super) fn run(
         mut self,
         mut from_verifier: Receiver<ToAgent>,
-        work: std_mpsc::Sender<Work>,
-        answers: &answers::Pending,
         detach: impl FnOnce(),
     ) -> Result<(), Gone> {
         let mut told_quiet = true;
@@ -87,7 +88,7 @@ impl Pump {
                 self.on_look(&look)?;
                 self.tick()?;
             }
-            if take_requests(&mut from_verifier, &work, answers)? {
+            if self.take_requests(&mut from_verifier)? {
                 break;
             }
             if drained < BATCH_EVENTS {
@@ -193,24 +194,19 @@ impl Pump {
     fn send(&self, message: ToVerifier) -> Result<(), Gone> {
         self.to_verifier.blocking_send(message).map_err(|_| Gone)
     }
-}
 
-/// Hands the verifier's requests on. True when it wants us to stop.
-fn take_requests(
-    from_verifier: &mut Receiver<ToAgent>,
-    work: &std_mpsc::Sender<Work>,
-    pending: &answers::Pending,
-) -> Result<bool, Gone> {
-    while pending.count() < REQUESTS_MAX {
-        let request = match from_verifier.try_recv() {
-            Ok(ToAgent::Stop) => return Ok(true),
-            Ok(ToAgent::Read(request)) => Work::Read(request),
-            Ok(ToAgent::Symbolise(addresses)) => Work::Symbolise(addresses),
-            Err(TryRecvError::Empty) => break,
-            Err(TryRecvError::Disconnected) => return Ok(true),
-        };
-        pending.add();
-        work.send(request).map_err(|_| Gone)?;
+    /// Hands the verifier's requests on. True when it wants us to stop, or is gone.
+    fn take_requests(&self, from_verifier: &mut Receiver<ToAgent>) -> Result<bool, Gone> {
+        while self.pending.count() < REQUESTS_MAX {
+            let request = match from_verifier.try_recv() {
+                Ok(ToAgent::Read(request)) => Work::Read(request),
+                Ok(ToAgent::Symbolise(addresses)) => Work::Symbolise(addresses),
+                Err(TryRecvError::Empty) => break,
+                Ok(ToAgent::Stop) | Err(TryRecvError::Disconnected) => return Ok(true),
+            };
+            self.pending.add();
+            self.work.send(request).map_err(|_| Gone)?;
+        }
+        Ok(false)
     }
-    Ok(false)
 }
