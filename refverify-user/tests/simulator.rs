@@ -13,7 +13,7 @@ use refverify_user::{
 use support::world::World;
 
 fn seeds() -> std::ops::Range<u64> {
-    let count = std::env::var("SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(150);
+    let count = std::env::var("SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
     0..count
 }
 
@@ -45,6 +45,10 @@ fn an_honest_history_leaves_no_finding_and_an_exact_ledger() {
     for seed in seeds() {
         let mut world = watched_world(seed);
         assert_ledger_equals_the_file_system(&mut world, seed);
+        for _ in 0..400 {
+            world.step();
+        }
+        assert_ledger_equals_the_file_system(&mut world, seed);
         let summary = world.finish();
         assert!(!summary.has_findings(), "seed {seed}: {:?}", world.findings());
         assert!(!summary.has_gaps(), "seed {seed}: {summary:?}");
@@ -55,11 +59,21 @@ fn an_honest_history_leaves_no_finding_and_an_exact_ledger() {
 #[test]
 fn seeding_meets_blocks_that_are_overwritten_while_it_reads() {
     // Otherwise the simulator proves nothing about reading a live tree.
-    let restarts = seeds().map(|seed| {
+    let moved = seeds().filter(|&seed| {
         let world = watched_world(seed);
-        world.notices.iter().filter(|n| matches!(n, Notice::Seeding { .. })).count()
+        let mut generations: Vec<u64> = world.notices.iter().filter_map(read_at).collect();
+        generations.dedup();
+        generations.len() > 2
     });
-    assert!(restarts.filter(|&count| count > 2).count() > 10);
+    let moved = moved.count();
+    assert!(moved >= 10, "only {moved} seeds were read at three generations or more");
+}
+
+fn read_at(notice: &Notice) -> Option<u64> {
+    match notice {
+        Notice::Seeding { generation, .. } => Some(*generation),
+        _ => None,
+    }
 }
 
 #[test]
@@ -86,7 +100,7 @@ fn a_reference_missing_on_disk_is_found_when_it_is_dropped() {
         assert_ledger_equals_the_file_system(&mut world, seed);
         planted += 1;
     }
-    assert!(planted > 50, "only {planted} seeds had an extent to plant in");
+    assert!(planted >= 10, "only {planted} seeds had an extent to plant in");
 }
 
 #[test]
@@ -110,7 +124,7 @@ fn one_wrong_event_gives_one_finding_and_the_disk_heals_the_ledger() {
         assert_eq!(found, [(FindingKind::DropMissingRef, bytenr)], "seed {seed}");
         planted += 1;
     }
-    assert!(planted > 50, "only {planted} seeds had an extent to plant in");
+    assert!(planted >= 10, "only {planted} seeds had an extent to plant in");
 }
 
 #[test]
@@ -169,5 +183,5 @@ fn a_loss_that_is_not_told_would_be_seen_as_a_finding_or_a_wrong_ledger() {
         unseen.is_some_and(|event| matches!(event.change, Change::Ref { .. }))
             && world.ledger().1 != world.model.dump()
     });
-    assert!(differs.count() > 50);
+    assert!(differs.count() > 10);
 }

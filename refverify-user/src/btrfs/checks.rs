@@ -20,7 +20,7 @@ use super::{
 pub struct DiskFinding {
     /// What.
     #[serde(flatten)]
-    pub kind: DiskFindingKind,
+    pub fault: DiskFault,
     /// The extent: the object id of the item's key.
     pub bytenr: u64,
     /// Logical address of the leaf that holds the item.
@@ -31,15 +31,80 @@ pub struct DiskFinding {
 
 impl fmt::Display for DiskFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, bytenr, leaf, slot } = self;
-        write!(f, "extent {bytenr}: {kind} (leaf {leaf} slot {slot})")
+        let Self { fault, bytenr, leaf, slot } = self;
+        write!(f, "extent {bytenr}: {fault} (leaf {leaf} slot {slot})")
     }
 }
 
-/// The kinds of [`DiskFinding`].
+impl DiskFinding {
+    /// The rule that is broken; `None` for what can be right after all.
+    pub const fn kind(&self) -> Option<DiskFindingKind> {
+        self.fault.kind()
+    }
+}
+
+/// The rules for what is on disk, by the names that reports use. The faults that break one
+/// rule differ in their facts only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DiskFindingKind {
+    /// The item itself makes no sense.
+    BadExtentItem,
+    /// An inline reference makes no sense, or stands in the wrong place.
+    BadInlineRef,
+    /// A keyed reference makes no sense.
+    BadKeyedRef,
+    /// A keyed reference whose extent has no item.
+    KeyedRefWithoutExtent,
+    /// A direct reference from root 0.
+    MissingRootOnDisk,
+    /// A reference from where none can come.
+    ImplausibleRef,
+    /// A reference with a count of 0.
+    ZeroRefCount,
+    /// An extent has the same reference twice.
+    DuplicateRefOnDisk,
+    /// The references add up to more or less than the total that the item states.
+    RefCountMismatch,
+    /// Two extents overlap.
+    OverlapOnDisk,
+}
+
+impl DiskFindingKind {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::BadExtentItem,
+        Self::BadInlineRef,
+        Self::BadKeyedRef,
+        Self::KeyedRefWithoutExtent,
+        Self::MissingRootOnDisk,
+        Self::ImplausibleRef,
+        Self::ZeroRefCount,
+        Self::DuplicateRefOnDisk,
+        Self::RefCountMismatch,
+        Self::OverlapOnDisk,
+    ];
+
+    /// The name, in lower case with hyphens.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BadExtentItem => "bad-extent-item",
+            Self::BadInlineRef => "bad-inline-ref",
+            Self::BadKeyedRef => "bad-keyed-ref",
+            Self::KeyedRefWithoutExtent => "keyed-ref-without-extent",
+            Self::MissingRootOnDisk => "missing-root-on-disk",
+            Self::ImplausibleRef => "implausible-ref",
+            Self::ZeroRefCount => "zero-ref-count",
+            Self::DuplicateRefOnDisk => "duplicate-ref-on-disk",
+            Self::RefCountMismatch => "ref-count-mismatch",
+            Self::OverlapOnDisk => "overlap-on-disk",
+        }
+    }
+}
+
+/// What can be wrong on disk, with the facts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum DiskFindingKind {
+pub enum DiskFault {
     /// An extent item whose fields cannot be read: the extent is left out.
     BadExtentItem {
         /// Why.
@@ -149,14 +214,38 @@ pub enum DiskFindingKind {
     },
 }
 
-impl DiskFindingKind {
-    /// Whether it can be right after all: then it is worth a word, but no violation.
-    pub fn is_neutral(&self) -> bool {
-        matches!(self, Self::UnknownItemType { .. })
+impl DiskFault {
+    /// The rule that it breaks; `None` for what can be right after all: that is worth a
+    /// word, but no violation.
+    pub const fn kind(&self) -> Option<DiskFindingKind> {
+        use DiskFindingKind as Kind;
+        Some(match self {
+            Self::BadExtentItem { .. }
+            | Self::SecondExtentItem
+            | Self::NoRefs
+            | Self::BadRange { .. }
+            | Self::FutureGeneration { .. }
+            | Self::More { .. } => Kind::BadExtentItem,
+            Self::BadInlineRef { .. }
+            | Self::RefOfOtherKind { .. }
+            | Self::InlineRefOrder { .. }
+            | Self::OwnerWithoutSimpleQuota => Kind::BadInlineRef,
+            Self::BadKeyedRef { .. } | Self::OldKeyedRef => Kind::BadKeyedRef,
+            Self::KeyedRefWithoutExtent { .. } => Kind::KeyedRefWithoutExtent,
+            Self::MissingRoot { .. } => Kind::MissingRootOnDisk,
+            Self::ImplausibleDataRef { .. } | Self::BadParent { .. } => Kind::ImplausibleRef,
+            Self::ZeroCount { .. } => Kind::ZeroRefCount,
+            Self::DuplicateRef { .. } => Kind::DuplicateRefOnDisk,
+            Self::InlineRefsExceedTotal { .. } | Self::TotalDiffers { .. } => {
+                Kind::RefCountMismatch
+            }
+            Self::OverlapsPrevious { .. } => Kind::OverlapOnDisk,
+            Self::UnknownItemType { .. } => return None,
+        })
     }
 }
 
-impl fmt::Display for DiskFindingKind {
+impl fmt::Display for DiskFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadExtentItem { reason } => write!(f, "bad extent item: {reason}"),
@@ -231,53 +320,53 @@ impl CheckContext {
     }
 
     /// What is wrong with an extent's item itself.
-    pub(super) fn check_item(&self, extent: &DiskExtent, mut found: impl FnMut(DiskFindingKind)) {
+    pub(super) fn check_item(&self, extent: &DiskExtent, mut found: impl FnMut(DiskFault)) {
         let DiskExtent { bytenr, len_bytes, kind, total_refs, generation, .. } = *extent;
         let right_len = match kind {
             ExtentKind::Data => len_bytes != 0 && self.is_aligned(len_bytes),
             ExtentKind::TreeBlock { .. } => len_bytes == u64::from(self.nodesize),
         };
         if !right_len || !self.is_aligned(bytenr) || bytenr.checked_add(len_bytes).is_none() {
-            found(DiskFindingKind::BadRange { len_bytes });
+            found(DiskFault::BadRange { len_bytes });
         }
         if generation > self.generation {
-            found(DiskFindingKind::FutureGeneration { generation });
+            found(DiskFault::FutureGeneration { generation });
         }
         if total_refs == 0 {
-            found(DiskFindingKind::NoRefs);
+            found(DiskFault::NoRefs);
         }
     }
 
     /// What is wrong with one reference, whatever the others are.
-    pub(super) fn check_ref(&self, key: RefKey, back_ref: &BackRef) -> Option<DiskFindingKind> {
+    pub(super) fn check_ref(&self, key: RefKey, back_ref: &BackRef) -> Option<DiskFault> {
         match *back_ref {
             BackRef::SharedBlock { parent } | BackRef::SharedData { parent, .. }
                 if parent == 0 || !self.is_aligned(parent) =>
             {
-                Some(DiskFindingKind::BadParent { key })
+                Some(DiskFault::BadParent { key })
             }
             BackRef::TreeBlock { root: 0 } | BackRef::Data { root: 0, .. } => {
-                Some(DiskFindingKind::MissingRoot { key })
+                Some(DiskFault::MissingRoot { key })
             }
             BackRef::Data { count: 0, .. } | BackRef::SharedData { count: 0, .. } => {
-                Some(DiskFindingKind::ZeroCount { key })
+                Some(DiskFault::ZeroCount { key })
             }
             BackRef::Data { root, objectid, offset, .. }
                 if !holds_files(root) || !is_inode(objectid) || !self.is_aligned(offset) =>
             {
-                Some(DiskFindingKind::ImplausibleDataRef { key })
+                Some(DiskFault::ImplausibleDataRef { key })
             }
             _ => None,
         }
     }
 
     /// Whether an inline reference may follow another: types ascend, sequences descend.
-    pub(super) fn check_order(last: Option<&BackRef>, next: &BackRef) -> Option<DiskFindingKind> {
+    pub(super) fn check_order(last: Option<&BackRef>, next: &BackRef) -> Option<DiskFault> {
         let last = last?;
         let ref_type = next.item_type();
         let out_of_order = last.item_type() > ref_type
             || (last.item_type() == ref_type && last.sequence() < next.sequence());
-        out_of_order.then_some(DiskFindingKind::InlineRefOrder { ref_type })
+        out_of_order.then_some(DiskFault::InlineRefOrder { ref_type })
     }
 }
 

@@ -12,6 +12,5 @@ pub mod format;
 pub mod reader;
 mod vocabulary;
 
-pub use vocabulary::{
-    Action, DiskExtent, DiskFinding, DiskFindingKind, ExtentKind, RefKey, objectid,
-};
+pub use checks::{DiskFault, DiskFinding, DiskFindingKind};
+pub use vocabulary::{Action, DiskExtent, ExtentKind, RefKey, objectid};

@@ -93,7 +93,10 @@ impl Cut {
 
     /// Where the range that `bytenr` lies in ends.
     fn border_after(&self, bytenr: u64) -> u64 {
-        let next = self.marks.range((std::ops::Bound::Excluded(bytenr), std::ops::Bound::Unbounded)).next();
+        let next = self
+            .marks
+            .range((std::ops::Bound::Excluded(bytenr), std::ops::Bound::Unbounded))
+            .next();
         next.map_or(u64::MAX, |(&start, _)| start)
     }
 

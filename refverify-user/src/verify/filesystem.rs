@@ -12,7 +12,7 @@ use super::{
     seeder::{Progress, Seeder},
 };
 use crate::{
-    btrfs::{DiskFinding, DiskFindingKind, Superblock},
+    btrfs::{DiskFinding, DiskFindingKind, format::Superblock},
     feed::{BlockAnswer, BlockRequest, Change, Event, FsSlot, Loss},
 };
 
@@ -353,7 +353,9 @@ impl FileSystem {
                     self.event_again(waiting, gate);
                 }
             }
-            Progress::Wrong { generation, finding } => self.wrong_on_disk(generation, finding, gate),
+            Progress::Wrong { generation, finding } => {
+                self.wrong_on_disk(generation, finding, gate)
+            }
             Progress::Waits { durable } => self.waits(durable, fx),
             Progress::Failed(reason) => self.refuse(reason, fx),
             Progress::Done { generation } => self.range_read(generation, fx),
@@ -385,11 +387,15 @@ impl FileSystem {
     }
 
     fn wrong_on_disk(&mut self, generation: u64, finding: DiskFinding, gate: &mut Gate) {
-        if !self.told_on_disk.insert((finding.kind, finding.bytenr)) {
+        let Some(kind) = finding.kind() else {
+            tracing::warn!("{}: generation {generation}: {finding}", self.device);
+            return;
+        };
+        if !self.told_on_disk.insert((kind, finding.bytenr)) {
             return;
         }
         gate.hold(Finding {
-            kind: FindingKind::Disk(finding.kind),
+            kind: FindingKind::Disk(kind),
             fs: self.slot,
             extent: self.ledger.dump(finding.bytenr),
             cause: Cause::Disk { generation, finding },
@@ -490,7 +496,14 @@ impl FileSystem {
 
     /// The ledger as text, as `docs/ledger-dump.md` describes it.
     pub(crate) fn dump(&self, out: &mut String) {
-        super::dump::write(out, self.slot, &self.device, self.dump_state(), self.signalled_or_read(), &self.ledger);
+        super::dump::write(
+            out,
+            self.slot,
+            &self.device,
+            self.dump_state(),
+            self.signalled_or_read(),
+            &self.ledger,
+        );
     }
 
     /// An extent that is yet to be read again is no basis for a comparison.

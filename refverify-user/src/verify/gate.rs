@@ -138,7 +138,8 @@ mod tests {
         let other = Event { tid: 78, ..data_event(Action::DropRef, 8192, 0, 9) };
         gate.saw(&other);
         gate.hold(finding(other));
-        let later = Event { time_ns: 1, stack: Arc::from([]), ..data_event(Action::AddRef, 0, 0, 9) };
+        let later =
+            Event { time_ns: 1, stack: Arc::from([]), ..data_event(Action::AddRef, 0, 0, 9) };
         gate.saw(&later);
         assert_eq!(gate.retract(77).unwrap().bytenr, 0);
         gate.drained();

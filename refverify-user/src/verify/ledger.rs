@@ -84,7 +84,9 @@ impl Ledger {
     fn make(&mut self, change: &RefChange, record: ActionRecord) {
         match change.action {
             Action::AddExtent => self.allocate(change, record),
-            Action::AddRef => self.with_extent(change.bytenr, |extent| extent.add(change.key, record)),
+            Action::AddRef => {
+                self.with_extent(change.bytenr, |extent| extent.add(change.key, record))
+            }
             Action::DropRef => {
                 self.with_extent(change.bytenr, |extent| extent.drop_one(change.key, record));
                 self.bury_if_unreferenced(change.bytenr);
@@ -177,10 +179,7 @@ impl Ledger {
 
     /// The extents in use that lie across an edge of the range.
     pub(crate) fn crossing(&self, range: &Range<u64>) -> Vec<ExtentDump> {
-        [range.start, range.end]
-            .into_iter()
-            .filter_map(|edge| self.crossing_at(edge))
-            .collect()
+        [range.start, range.end].into_iter().filter_map(|edge| self.crossing_at(edge)).collect()
     }
 
     fn crossing_at(&self, edge: u64) -> Option<ExtentDump> {

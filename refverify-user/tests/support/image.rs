@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use refverify_user::btrfs::{ExtentKind, RefKey};
 
 /// Node and sector size: the smallest, so that few extents make many leaves.
-pub const NODE_BYTES: usize = 4096;
+pub(crate) const NODE_BYTES: usize = 4096;
 /// Where the logical addresses of metadata begin; their physical place is the same.
-pub const METADATA_START: u64 = 32 << 20;
+pub(crate) const METADATA_START: u64 = 32 << 20;
 /// How much metadata there can be.
-pub const METADATA_LEN_BYTES: u64 = 64 << 20;
+pub(crate) const METADATA_LEN_BYTES: u64 = 64 << 20;
 
 const HEADER_BYTES: usize = 101;
 const ITEM_BYTES: usize = 25;
@@ -27,22 +27,22 @@ const INLINE_MAX: usize = 3;
 
 /// An extent to be written.
 #[derive(Clone, Debug)]
-pub struct Extent {
+pub(crate) struct Extent {
     /// Its length.
-    pub len_bytes: u64,
+    pub(crate) len_bytes: u64,
     /// Data or tree block.
-    pub kind: ExtentKind,
+    pub(crate) kind: ExtentKind,
     /// Its references and their counts.
-    pub refs: BTreeMap<RefKey, u32>,
+    pub(crate) refs: BTreeMap<RefKey, u32>,
     /// What the item's total is off by, for planted faults.
-    pub total_error: i64,
+    pub(crate) total_error: i64,
 }
 
 type Key = (u64, u8, u64);
 type Item = (Key, Vec<u8>);
 
 /// A device whose blocks are replaced commit by commit.
-pub struct Image {
+pub(crate) struct Image {
     blocks: BTreeMap<u64, Vec<u8>>,
     /// Metadata addresses that the newest superblock reaches.
     used: Vec<u64>,
@@ -53,17 +53,13 @@ pub struct Image {
 
 impl Image {
     /// An empty device, all of whose metadata space is free.
-    pub fn new() -> Self {
-        let free = (METADATA_START..METADATA_START + METADATA_LEN_BYTES)
-            .step_by(NODE_BYTES)
-            .rev()
-            .take(4096)
-            .collect();
+    pub(crate) fn new() -> Self {
+        let free = (0..4096).map(|block| METADATA_START + block * NODE_BYTES as u64).collect();
         Self { blocks: BTreeMap::new(), used: Vec::new(), pinned: Vec::new(), free }
     }
 
     /// Reads `len_bytes` at `offset`; what was never written is zero.
-    pub fn read(&self, offset: u64, len_bytes: usize) -> Vec<u8> {
+    pub(crate) fn read(&self, offset: u64, len_bytes: usize) -> Vec<u8> {
         let mut data = vec![0; len_bytes];
         for (index, chunk) in data.chunks_mut(NODE_BYTES).enumerate() {
             let at = offset + (index * NODE_BYTES) as u64;
@@ -76,7 +72,7 @@ impl Image {
 
     /// Commits: writes all trees to blocks that the superblock on disk does not reach, the
     /// most recently freed first, so that a slow reader finds them overwritten.
-    pub fn write_trees(&mut self, generation: u64, extents: &BTreeMap<u64, Extent>) -> Root {
+    pub(crate) fn write_trees(&mut self, generation: u64, extents: &BTreeMap<u64, Extent>) -> Root {
         // Superblock G - 1 is on disk: what only G - 2 reached may be overwritten.
         self.free.append(&mut self.pinned);
         let mut writer = Writer { image: self, generation, written: Vec::new() };
@@ -91,13 +87,13 @@ impl Image {
     }
 
     /// Writes the superblock that leads to what [`Image::write_trees`] wrote.
-    pub fn write_superblock(&mut self, root: &Root) {
+    pub(crate) fn write_superblock(&mut self, root: &Root) {
         self.blocks.insert(SUPERBLOCK_OFFSET, superblock(root));
     }
 }
 
 /// Where trees were written.
-pub struct Root {
+pub(crate) struct Root {
     generation: u64,
     root: Node,
     chunk_root: Node,

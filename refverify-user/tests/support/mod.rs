@@ -1,5 +1,5 @@
 //! What the integration tests share.
 
-pub mod image;
-pub mod model;
-pub mod world;
+pub(crate) mod image;
+pub(crate) mod model;
+pub(crate) mod world;

@@ -11,11 +11,11 @@ use refverify_user::{
 use super::image::Extent;
 
 /// A small generator of numbers (SplitMix64): the same seed makes the same run.
-pub struct Rng(pub u64);
+pub(crate) struct Rng(pub u64);
 
 impl Rng {
     /// A number below `bound`.
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -24,47 +24,47 @@ impl Rng {
     }
 
     /// True once in `n` times.
-    pub fn one_in(&mut self, n: u64) -> bool {
+    pub(crate) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 
     /// One of these.
-    pub fn pick<T: Copy>(&mut self, items: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, items: &[T]) -> T {
         items[self.below(items.len() as u64) as usize]
     }
 }
 
 /// The file system.
-pub struct Model {
+pub(crate) struct Model {
     /// What is allocated now.
-    pub extents: BTreeMap<u64, Extent>,
+    pub(crate) extents: BTreeMap<u64, Extent>,
     /// Freed, and not to be used again before this transaction is on disk.
     pinned: BTreeMap<u64, u64>,
     /// The running transaction.
-    pub transid: u64,
+    pub(crate) transid: u64,
     clock_ns: u64,
 }
 
 const FIRST_BYTENR: u64 = 1 << 30;
 const SPACING_BYTES: u64 = 1 << 20;
-const PLACES: u64 = 400;
+const PLACES: u64 = 1500;
 
 impl Model {
     /// A file system with nothing on it.
-    pub fn new(transid: u64) -> Self {
+    pub(crate) fn new(transid: u64) -> Self {
         Self { extents: BTreeMap::new(), pinned: BTreeMap::new(), transid, clock_ns: 0 }
     }
 
     /// Transaction `transid` is on disk: what it freed can be used again.
-    pub fn durable(&mut self, transid: u64) {
+    pub(crate) fn durable(&mut self, transid: u64) {
         self.pinned.retain(|_, freed_in| *freed_in > transid);
     }
 
     /// Makes one random change, and returns its event. Some calls find nothing to do.
-    pub fn step(&mut self, rng: &mut Rng) -> Option<Event> {
+    pub(crate) fn step(&mut self, rng: &mut Rng) -> Option<Event> {
         match rng.below(10) {
             0..4 => self.allocate(rng),
-            4..7 => self.share(rng),
+            4..8 => self.share(rng),
             _ => self.drop_any(rng),
         }
     }
@@ -104,7 +104,7 @@ impl Model {
     }
 
     /// Drops one reference, which is there.
-    pub fn drop_ref(&mut self, bytenr: u64, key: RefKey) -> Event {
+    pub(crate) fn drop_ref(&mut self, bytenr: u64, key: RefKey) -> Event {
         let extent = self.extents.get_mut(&bytenr).expect("the extent is there");
         let count = extent.refs.get_mut(&key).expect("the reference is there");
         *count -= 1;
@@ -125,7 +125,7 @@ impl Model {
     }
 
     /// An event of the running transaction; the model itself stays as it is.
-    pub fn event(
+    pub(crate) fn event(
         &mut self,
         action: Action,
         bytenr: u64,
@@ -148,7 +148,7 @@ impl Model {
     }
 
     /// The model in the form of the ledger's dump, header left out.
-    pub fn dump(&self) -> String {
+    pub(crate) fn dump(&self) -> String {
         self.extents.iter().map(|(&bytenr, extent)| dump_extent(bytenr, extent)).collect()
     }
 }

@@ -18,14 +18,14 @@ use super::{
 };
 
 /// The whole of it.
-pub struct World {
+pub(crate) struct World {
     /// The seed's numbers.
-    pub rng: Rng,
+    pub(crate) rng: Rng,
     /// The file system.
-    pub model: Model,
+    pub(crate) model: Model,
     image: Image,
     /// What the disk has wrong: this reference of this extent is not written.
-    pub missing_on_disk: Option<(u64, RefKey)>,
+    pub(crate) missing_on_disk: Option<(u64, RefKey)>,
     commit: Option<Commit>,
     /// Messages that the agent has not drained.
     ring: VecDeque<ToVerifier>,
@@ -36,7 +36,7 @@ pub struct World {
     verifier: Verifier,
     armed: bool,
     /// Everything that was told.
-    pub notices: Vec<Notice>,
+    pub(crate) notices: Vec<Notice>,
     time_ns: u64,
 }
 
@@ -52,7 +52,7 @@ const FS: FsSlot = FsSlot(0);
 
 impl World {
     /// A file system with some extents, committed, and nobody watching.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let mut world = Self {
             rng: Rng(seed),
             model: Model::new(7),
@@ -67,7 +67,7 @@ impl World {
             notices: Vec::new(),
             time_ns: 0,
         };
-        for _ in 0..300 {
+        for _ in 0..1500 {
             world.change();
         }
         world.commit_now();
@@ -75,26 +75,26 @@ impl World {
     }
 
     /// One random change of the file system.
-    pub fn change(&mut self) {
+    pub(crate) fn change(&mut self) {
         if let Some(event) = self.model.step(&mut self.rng) {
             self.emit(event);
         }
     }
 
     /// Puts an event into the ring buffer, if it is there.
-    pub fn emit(&mut self, event: Event) {
+    pub(crate) fn emit(&mut self, event: Event) {
         self.push(ToVerifier::Events(vec![event]));
     }
 
     /// Puts any message into the ring buffer, if it is there.
-    pub fn push(&mut self, message: ToVerifier) {
+    pub(crate) fn push(&mut self, message: ToVerifier) {
         if self.armed {
             self.ring.push_back(message);
         }
     }
 
     /// The ring buffer overflows: the newest records in it are gone.
-    pub fn lose(&mut self, records: usize) {
+    pub(crate) fn lose(&mut self, records: usize) {
         for _ in 0..records {
             if matches!(self.ring.back(), Some(ToVerifier::Events(_))) {
                 self.ring.pop_back();
@@ -104,7 +104,7 @@ impl World {
     }
 
     /// Arms the hooks and tells the verifier; what runs now may have been missed in part.
-    pub fn attach(&mut self) {
+    pub(crate) fn attach(&mut self) {
         self.armed = true;
         self.tell(ToVerifier::Hello(Hello {
             kernel_release: "simulated".into(),
@@ -121,11 +121,11 @@ impl World {
     }
 
     /// One step of the world: mostly changes; now and then commits, drains and reads.
-    pub fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         match self.rng.below(20) {
             0..12 => self.change(),
-            12 => self.commit_some(),
-            13..16 => self.drain(),
+            12..14 => self.commit_some(),
+            14..17 => self.drain(),
             _ => self.answer_one(),
         }
     }
@@ -169,7 +169,7 @@ impl World {
     }
 
     /// Ends the commit that is under way, and makes another.
-    pub fn commit_now(&mut self) {
+    pub(crate) fn commit_now(&mut self) {
         while self.commit.is_some() {
             self.commit_some();
         }
@@ -179,7 +179,7 @@ impl World {
     }
 
     /// The agent drains the ring buffer, wholly, as it does.
-    pub fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         while let Some(message) = self.ring.pop_front() {
             self.tell(message);
         }
@@ -215,7 +215,7 @@ impl World {
     }
 
     /// Lets everything come to rest: commits, drains, and answers all reads.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for _ in 0..4 {
             self.commit_now();
             self.drain();
@@ -227,7 +227,7 @@ impl World {
     }
 
     /// Ends the run.
-    pub fn finish(&mut self) -> Summary {
+    pub(crate) fn finish(&mut self) -> Summary {
         self.tell(ToVerifier::Bye);
         match self.notices.last() {
             Some(Notice::Summary(summary)) => summary.clone(),
@@ -236,23 +236,16 @@ impl World {
     }
 
     /// The findings so far.
-    pub fn findings(&self) -> Vec<&Finding> {
-        let finding = |notice: &'_ Notice| match notice {
-            Notice::Finding(_) => true,
-            _ => false,
+    pub(crate) fn findings(&self) -> Vec<&Finding> {
+        let finding = |notice| match notice {
+            &Notice::Finding(ref finding) => Some(&**finding),
+            _ => None,
         };
-        self.notices
-            .iter()
-            .filter(|notice| finding(notice))
-            .filter_map(|notice| match notice {
-                Notice::Finding(finding) => Some(&**finding),
-                _ => None,
-            })
-            .collect()
+        self.notices.iter().filter_map(finding).collect()
     }
 
     /// Where the ledger stands, and what is in it.
-    pub fn ledger(&mut self) -> (FsState, String) {
+    pub(crate) fn ledger(&mut self) -> (FsState, String) {
         self.tell(ToVerifier::DumpWanted);
         let Some(Notice::Dump(text)) = self.notices.pop() else { panic!("a dump was asked for") };
         let (header, rest) = text.split_once('\n').expect("a header line");
@@ -262,7 +255,7 @@ impl World {
     }
 
     /// An extent with at least two references, and one of these.
-    pub fn shared_data_extent(&mut self) -> Option<(u64, RefKey)> {
+    pub(crate) fn shared_data_extent(&mut self) -> Option<(u64, RefKey)> {
         let shared = |extent: &Extent| extent.kind == ExtentKind::Data && extent.refs.len() > 1;
         let found: Vec<(u64, RefKey)> = self
             .model

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::ReaderStep;
 use crate::btrfs::{
     DiskExtent,
-    checks::{self, CheckContext, DiskFinding, DiskFindingKind},
+    checks::{self, CheckContext, DiskFault, DiskFinding},
     format::{BackRef, ExtentItem, Item, item_type, parse_keyed_ref},
 };
 
@@ -78,17 +78,17 @@ impl Assembler {
                 open.add_extent(&self.context, item, place);
             }
             item_type::BLOCK_GROUP_ITEM => {}
-            item_type::EXTENT_REF_V0 => open.leave_out(place, DiskFindingKind::OldKeyedRef),
+            item_type::EXTENT_REF_V0 => open.leave_out(place, DiskFault::OldKeyedRef),
             other => match parse_keyed_ref(item.key, item.body) {
                 Some(Ok(back_ref)) => open.add_keyed_ref(&self.context, &back_ref, place),
                 Some(Err(reason)) => {
-                    open.leave_out(place, DiskFindingKind::BadKeyedRef { reason });
+                    open.leave_out(place, DiskFault::BadKeyedRef { reason });
                 }
                 None => {
                     let (word, bit) = (usize::from(other >> 7), 1 << (other & 127));
                     if self.unknown_types[word] & bit == 0 {
                         self.unknown_types[word] |= bit;
-                        open.find(place, DiskFindingKind::UnknownItemType { item_type: other });
+                        open.find(place, DiskFault::UnknownItemType { item_type: other });
                     }
                 }
             },
@@ -119,31 +119,31 @@ impl OpenExtent {
         }
     }
 
-    fn find(&mut self, place: Place, kind: DiskFindingKind) {
+    fn find(&mut self, place: Place, fault: DiskFault) {
         let Place { leaf, slot } = place;
-        let finding = DiskFinding { kind, bytenr: self.bytenr, leaf, slot };
+        let finding = DiskFinding { fault, bytenr: self.bytenr, leaf, slot };
         if self.findings.len() < FINDINGS_PER_EXTENT_MAX {
             self.findings.push(finding);
             return;
         }
         self.findings_left_out += 1;
-        let kind = DiskFindingKind::More { count: self.findings_left_out };
+        let fault = DiskFault::More { count: self.findings_left_out };
         self.findings.truncate(FINDINGS_PER_EXTENT_MAX);
-        self.findings.push(DiskFinding { kind, ..finding });
+        self.findings.push(DiskFinding { fault, ..finding });
     }
 
-    fn leave_out(&mut self, place: Place, kind: DiskFindingKind) {
+    fn leave_out(&mut self, place: Place, fault: DiskFault) {
         self.is_partial = true;
-        self.find(place, kind);
+        self.find(place, fault);
     }
 
     fn add_extent(&mut self, context: &CheckContext, item: &Item, place: Place) {
         if self.extent.is_some() {
-            return self.leave_out(place, DiskFindingKind::SecondExtentItem);
+            return self.leave_out(place, DiskFault::SecondExtentItem);
         }
         let parsed = match ExtentItem::parse(item.key, item.body, context.nodesize) {
             Ok(parsed) => parsed,
-            Err(reason) => return self.leave_out(place, DiskFindingKind::BadExtentItem { reason }),
+            Err(reason) => return self.leave_out(place, DiskFault::BadExtentItem { reason }),
         };
         let mut extent = DiskExtent {
             bytenr: self.bytenr,
@@ -160,7 +160,7 @@ impl OpenExtent {
             let back_ref = match back_ref {
                 Ok(back_ref) => back_ref,
                 Err(reason) => {
-                    self.leave_out(place, DiskFindingKind::BadInlineRef { reason });
+                    self.leave_out(place, DiskFault::BadInlineRef { reason });
                     break;
                 }
             };
@@ -177,7 +177,7 @@ impl OpenExtent {
     fn add_keyed_ref(&mut self, context: &CheckContext, back_ref: &BackRef, place: Place) {
         let Some((mut extent, extent_place)) = self.extent.take() else {
             let ref_type = back_ref.item_type();
-            return self.leave_out(place, DiskFindingKind::KeyedRefWithoutExtent { ref_type });
+            return self.leave_out(place, DiskFault::KeyedRefWithoutExtent { ref_type });
         };
         self.add_ref(context, &mut extent, back_ref, place);
         self.extent = Some((extent, extent_place));
@@ -200,11 +200,11 @@ impl OpenExtent {
             }
             (None, BackRef::Owner { root }, crate::btrfs::ExtentKind::Data) => {
                 if !context.has_simple_quota {
-                    self.find(place, DiskFindingKind::OwnerWithoutSimpleQuota);
+                    self.find(place, DiskFault::OwnerWithoutSimpleQuota);
                 }
                 extent.owner_root = Some(root);
             }
-            _ => self.leave_out(place, DiskFindingKind::RefOfOtherKind { ref_type }),
+            _ => self.leave_out(place, DiskFault::RefOfOtherKind { ref_type }),
         }
     }
 
@@ -213,18 +213,18 @@ impl OpenExtent {
         if let Some((previous, previous_len_bytes)) = previous
             && previous.saturating_add(previous_len_bytes) > extent.bytenr
         {
-            self.find(place, DiskFindingKind::OverlapsPrevious { previous, previous_len_bytes });
+            self.find(place, DiskFault::OverlapsPrevious { previous, previous_len_bytes });
         }
         for key in checks::duplicates(&extent.refs) {
-            self.find(place, DiskFindingKind::DuplicateRef { key });
+            self.find(place, DiskFault::DuplicateRef { key });
         }
         let total = extent.total_refs;
         let sum = checks::sum_of_counts(&extent.refs);
         if self.inline_sum > total {
             let sum = self.inline_sum;
-            self.find(place, DiskFindingKind::InlineRefsExceedTotal { sum, total });
+            self.find(place, DiskFault::InlineRefsExceedTotal { sum, total });
         } else if sum != total && !self.is_partial {
-            self.find(place, DiskFindingKind::TotalDiffers { sum, total });
+            self.find(place, DiskFault::TotalDiffers { sum, total });
         }
     }
 }
