@@ -170,8 +170,9 @@ impl Agent {
 
     /// Tells the verifier all that happens, in the order of the ring buffer, and answers its
     /// requests, until it says [`ToAgent::Stop`] or its end of a channel is dropped. Then the
-    /// hooks are let go, what they still recorded is told, and [`ToVerifier::Bye`] is the last
-    /// message. The first one is [`ToVerifier::Hello`].
+    /// hooks are let go, what they still recorded is told, and [`ToVerifier::Bye`] follows;
+    /// from then on only requests are answered, until the verifier drops its end. The first
+    /// message is [`ToVerifier::Hello`].
     ///
     /// Blocks: meant for a thread of its own, outside of an async runtime's. While
     /// `to_verifier` is full nothing is drained; the ring buffer fills, and what does not fit
@@ -211,7 +212,6 @@ impl Agent {
             let _ = pump.run(from_verifier, || drop(attached));
         });
         drop(self.ebpf);
-        let _ = answers_to.blocking_send(ToVerifier::Bye);
     }
 }
 

@@ -122,7 +122,7 @@ impl Mounts {
             Signal::Commit { fs, transid } => self.on_commit(fs, transid),
             Signal::Abort { fs, transid, errno } => self.on_abort(fs, transid, errno),
             Signal::Retraction { fs: Some(fs), tid, errno } if self.is_mounted(fs) => {
-                vec![ToVerifier::Retraction { fs, tid, errno }]
+                vec![ToVerifier::Retraction { tid, errno }]
             }
             Signal::Retraction { .. } => Vec::new(),
         }

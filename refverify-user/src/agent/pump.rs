@@ -76,8 +76,8 @@ impl Pump {
             let tick = last_tick.elapsed() >= TICK;
             let look = tick.then(|| self.mounts.look());
             let drained = self.drain()?;
-            if drained == 0 && !told_quiet {
-                self.send_batch()?;
+            if drained > 0 || !told_quiet {
+                self.tell_drained()?;
             }
             told_quiet = drained == 0;
             if dump {
@@ -99,7 +99,29 @@ impl Pump {
         // A program that was running on another CPU when it was detached ends within this time.
         thread::sleep(PAUSE);
         self.drain()?;
-        self.send_batch()
+        self.tell_drained()?;
+        // Nothing can come any more that voids what came before.
+        self.tell_drained()?;
+        self.send(ToVerifier::Bye)?;
+        self.answer_what_is_still_asked(&mut from_verifier)
+    }
+
+    /// Findings of the last moment want the names of their stacks.
+    fn answer_what_is_still_asked(&self, from: &mut Receiver<ToAgent>) -> Result<(), Gone> {
+        while let Some(request) = from.blocking_recv() {
+            if let Some(work) = work_of(request) {
+                self.pending.add();
+                self.work.send(work).map_err(|_| Gone)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The counters are read after the records were taken from the ring buffer, and told
+    /// before the end of the drain: who hears of the end knows what was lost up to it.
+    fn tell_drained(&mut self) -> Result<(), Gone> {
+        self.send_losses()?;
+        self.send(ToVerifier::Drained)
     }
 
     /// Tells all that the ring buffer held when this began, and maybe more. Returns how many
@@ -168,11 +190,7 @@ impl Pump {
         self.send(message)
     }
 
-    /// Sends the events gathered, which may be none. The counters are read after the events
-    /// were taken from the ring buffer and told before them, so whoever has the events knows
-    /// what was lost up to them.
     fn send_batch(&mut self) -> Result<(), Gone> {
-        self.send_losses()?;
         let batch = mem::take(&mut self.batch);
         self.send(ToVerifier::Events(batch))
     }
@@ -199,14 +217,23 @@ impl Pump {
     fn take_requests(&self, from_verifier: &mut Receiver<ToAgent>) -> Result<bool, Gone> {
         while self.pending.count() < REQUESTS_MAX {
             let request = match from_verifier.try_recv() {
-                Ok(ToAgent::Read(request)) => Work::Read(request),
-                Ok(ToAgent::Symbolise(addresses)) => Work::Symbolise(addresses),
+                Ok(request) => request,
                 Err(TryRecvError::Empty) => break,
-                Ok(ToAgent::Stop) | Err(TryRecvError::Disconnected) => return Ok(true),
+                Err(TryRecvError::Disconnected) => return Ok(true),
             };
+            let Some(work) = work_of(request) else { return Ok(true) };
             self.pending.add();
-            self.work.send(request).map_err(|_| Gone)?;
+            self.work.send(work).map_err(|_| Gone)?;
         }
         Ok(false)
+    }
+}
+
+/// What is to be done for a request; `None` when it is to stop.
+fn work_of(request: ToAgent) -> Option<Work> {
+    match request {
+        ToAgent::Read(request) => Some(Work::Read(request)),
+        ToAgent::Symbolise(addresses) => Some(Work::Symbolise(addresses)),
+        ToAgent::Stop => None,
     }
 }
