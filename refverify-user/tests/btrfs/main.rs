@@ -3,5 +3,9 @@
 #[path = "../support/dump_tree.rs"]
 mod dump_tree;
 
+mod hazards;
 mod image;
+mod living;
+mod moving;
 mod real_images;
+mod synthetic;
