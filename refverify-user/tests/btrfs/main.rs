@@ -7,5 +7,6 @@ mod hazards;
 mod image;
 mod living;
 mod moving;
+mod random_bytes;
 mod real_images;
 mod synthetic;
