@@ -1,6 +1,7 @@
 //! Images of file systems: made by mkfs, held in memory, read by the reader.
 
 use std::{
+    collections::VecDeque,
     ops::Range,
     path::{Path, PathBuf},
     process::Command,
@@ -119,31 +120,45 @@ pub(crate) struct Told {
     pub(crate) failed: Option<ReaderError>,
     pub(crate) too_old: Option<u64>,
     pub(crate) done: Option<u64>,
+    /// What was complete, and at which generation.
+    pub(crate) ranges: Vec<(Range<u64>, u64)>,
     /// Reads that were answered.
     pub(crate) reads: u64,
 }
 
 /// No test needs more reads; a reader that wants them does not end.
-const READS_MAX: u64 = 200_000;
+const READS_MAX: u64 = 50_000;
 
-/// Drives a reader to its end; the newest request is answered first, so that answers come in
-/// about the worst order. The rules of what a reader tells are checked on the way.
+/// Drives a reader to its end; the oldest and the newest request are answered in turn, so that
+/// answers come out of order. The rules of what a reader tells are checked on the way.
 pub(crate) fn drive(
     reader: &mut ExtentReader,
+    device: impl FnMut(&BlockRead) -> Result<Bytes, ReadFailure>,
+) -> Told {
+    drive_moving(reader, u64::MAX, device)
+}
+
+/// The same, and asks the reader to move on every so many reads.
+pub(crate) fn drive_moving(
+    reader: &mut ExtentReader,
+    move_on_every: u64,
     mut device: impl FnMut(&BlockRead) -> Result<Bytes, ReadFailure>,
 ) -> Told {
     let mut told = Told::default();
-    let mut wanted = Vec::new();
-    let mut complete_upto = None;
+    let mut wanted = VecDeque::new();
     loop {
         while let Some(step) = reader.next_step() {
-            check_step(&step, &told, &mut complete_upto);
+            check_step(&step, &told);
             take_step(step, &mut told);
         }
         wanted.extend(reader.poll_requests());
-        let Some(read) = wanted.pop() else { break };
+        let next = if told.reads % 2 == 0 { wanted.pop_front() } else { wanted.pop_back() };
+        let Some(read) = next else { break };
         told.reads += 1;
         assert!(told.reads <= READS_MAX, "the reader does not end");
+        if told.reads.is_multiple_of(move_on_every) {
+            reader.move_on();
+        }
         reader.answer(read.id, device(&read));
     }
     assert!(told.done.is_some() || told.failed.is_some() || told.too_old.is_some(), "got stuck");
@@ -157,20 +172,30 @@ fn take_step(step: ReaderStep, told: &mut Told) {
         ReaderStep::Generation { generation, from_bytenr, .. } => {
             told.generations.push((generation, from_bytenr));
         }
-        ReaderStep::Complete { .. } => {}
+        ReaderStep::Complete { upto_bytenr, generation } => {
+            let from = told.complete_upto().unwrap_or(told.generations[0].1);
+            told.ranges.push((from..upto_bytenr, generation));
+        }
         ReaderStep::TooOld { generation } => told.too_old = Some(generation),
         ReaderStep::Failed(error) => told.failed = Some(error),
         ReaderStep::Done { generation } => told.done = Some(generation),
     }
 }
 
-fn check_step(step: &ReaderStep, told: &Told, complete_upto: &mut Option<u64>) {
+impl Told {
+    fn complete_upto(&self) -> Option<u64> {
+        self.ranges.last().map(|(range, _)| range.end)
+    }
+}
+
+fn check_step(step: &ReaderStep, told: &Told) {
+    let complete_upto = told.complete_upto();
     assert!(told.done.is_none() && told.failed.is_none(), "{step:?} after the end");
     match step {
         ReaderStep::Extent(extent) => {
             let last = told.extents.last().map(|extent| extent.bytenr);
             assert!(last < Some(extent.bytenr), "{} after {last:?}", extent.bytenr);
-            assert!(*complete_upto <= Some(extent.bytenr), "{} was complete", extent.bytenr);
+            assert!(complete_upto <= Some(extent.bytenr), "{} was complete", extent.bytenr);
         }
         ReaderStep::Generation { generation, from_bytenr, .. } => {
             let last = told.generations.last();
@@ -181,11 +206,10 @@ fn check_step(step: &ReaderStep, told: &Told, complete_upto: &mut Option<u64>) {
             assert!(last < Some(*from_bytenr) || last.is_none(), "{last:?} will be told twice");
         }
         ReaderStep::Complete { upto_bytenr, generation } => {
-            assert!(*complete_upto < Some(*upto_bytenr));
+            assert!(complete_upto < Some(*upto_bytenr));
             assert_eq!(told.generations.last().map(|(last, _)| last), Some(generation));
             let last = told.extents.last().map(|extent| extent.bytenr);
             assert!(last < Some(*upto_bytenr));
-            *complete_upto = Some(*upto_bytenr);
         }
         _ => {}
     }

@@ -3,5 +3,10 @@
 #[path = "../support/dump_tree.rs"]
 mod dump_tree;
 
+mod hazards;
 mod image;
+mod living;
+mod moving;
+mod random_bytes;
 mod real_images;
+mod synthetic;

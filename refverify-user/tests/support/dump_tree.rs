@@ -36,7 +36,6 @@ fn read_line(
         ["item", _, "key", bytenr, "METADATA_ITEM", _, ..] => {
             extents.push(new_extent(bytenr.parse().ok()?, nodesize));
         }
-        ["item", _, "key", _, "BLOCK_GROUP_ITEM", ..] => {}
         [
             "item",
             _,
@@ -99,8 +98,9 @@ fn read_line(
         ["extent", "owner", "root", root] => {
             extents.last_mut()?.owner_root = Some(tree_id(root)?);
         }
-        // Headers of the dump, of its nodes and leaves, pointers, and block groups.
+        // Block groups; headers of the dump, of its nodes and leaves; pointers.
         []
+        | ["item", _, "key", _, "BLOCK_GROUP_ITEM", ..]
         | [
             "btrfs-progs" | "extent" | "node" | "leaf" | "fs" | "chunk" | "key" | "block" | "total"
             | "bytes" | "uuid",
