@@ -338,3 +338,6 @@ fn hash(frames: &[u64]) -> usize {
     // The low bits of a multiplication know little of the high ones; 32 bits are enough.
     usize::try_from(hash >> 32).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

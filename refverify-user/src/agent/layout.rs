@@ -351,3 +351,6 @@ impl RefFields {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,8 @@ use crate::feed::{Hello, HookMode, ToAgent, ToVerifier};
 
 mod answers;
 mod btf;
+#[cfg(test)]
+mod btf_fixture;
 mod decode;
 mod device;
 mod layout;
