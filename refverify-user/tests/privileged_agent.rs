@@ -314,7 +314,7 @@ fn privileged_extents_that_log_replay_allocates_are_seen_or_waited_for() {
     // Empty and committed, then written and only logged.
     let mut file = fs::File::create(path).expect("created");
     run("sync", &["-f", first.mount_point().to_str().expect("a path")]);
-    file.write_all(&[7; 300_000]).expect("written");
+    file.write_all(&vec![7; 300_000]).expect("written");
     file.sync_all().expect("logged");
     drop(file);
     let crashed = first.crashed();
