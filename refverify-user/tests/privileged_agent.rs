@@ -116,13 +116,14 @@ impl Running {
         Self { messages, requests, dump, thread }
     }
 
-    /// All messages up to and with the first that `is_last` holds for; ticks left out.
+    /// All messages up to and with the first that `is_last` holds for; ticks and
+    /// ends of drains left out.
     fn until(&mut self, is_last: impl Fn(&ToVerifier) -> bool) -> Vec<ToVerifier> {
         let begin = Instant::now();
         let mut seen = Vec::new();
         while begin.elapsed() < PATIENCE {
             let message = self.messages.blocking_recv().expect("the agent runs");
-            if matches!(message, ToVerifier::Tick { .. }) {
+            if matches!(message, ToVerifier::Tick { .. } | ToVerifier::Drained) {
                 continue;
             }
             let done = is_last(&message);
@@ -142,6 +143,8 @@ impl Running {
     fn stop(mut self) -> Vec<ToVerifier> {
         self.ask(ToAgent::Stop);
         let rest = self.until(|message| *message == ToVerifier::Bye);
+        // It answers as long as it may be asked.
+        drop(self.requests);
         self.thread.join().expect("no panic");
         rest
     }
