@@ -71,8 +71,8 @@ fn logged_extent(ctx: &ProbeContext) -> Option<()> {
     Some(())
 }
 
-/// `btrfs_remove_block_group(trans, ...)`: the third argument bounds the group, an
-/// `extent_map` up to 6.7, a `btrfs_chunk_map` from 6.8.
+/// `btrfs_remove_block_group(trans, group_start, struct extent_map *)` up to 6.7,
+/// `(trans, struct btrfs_chunk_map *)` after: the last argument bounds the group.
 #[kprobe]
 pub(crate) fn kprobe_remove_group(ctx: ProbeContext) -> u32 {
     remove_group(&ctx);
@@ -82,7 +82,7 @@ pub(crate) fn kprobe_remove_group(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn remove_group(ctx: &ProbeContext) -> Option<()> {
     let (slot, transid) = fs::watched_trans(ctx.arg(0)?)?;
-    let map = ctx.arg(2)?;
+    let map = if layout!(group_argument) == 1 { ctx.arg(1)? } else { ctx.arg(2)? };
     let (Some(start), Some(len_bytes)) =
         (kernel::read(map, layout!(group_start)), kernel::read(map, layout!(group_len)))
     else {

@@ -99,12 +99,7 @@ impl KernelLayout {
         let find = Finder(types);
         let mut ebpf = common(types)?;
         ebpf.super_fs_info = find.offset("super_block.s_fs_info")?;
-        // The third argument of btrfs_remove_block_group: an extent map up to 6.7.
-        let group = types.first_field(&["btrfs_chunk_map.start", "extent_map.start"]);
-        let len = types.first_field(&["btrfs_chunk_map.chunk_len", "extent_map.len"]);
-        let missing = || LayoutError::Unknown { what: "btrfs_chunk_map or extent_map".to_owned() };
-        ebpf.group_start = group.ok_or_else(missing)?.offset;
-        ebpf.group_len = len.ok_or_else(missing)?.offset;
+        removed_group_of(&find, &mut ebpf)?;
         let len_bytes = types.structure_len_bytes("btrfs_ref").unwrap_or(0);
         check_len("struct btrfs_ref", len_bytes)?;
         (ebpf.tree_len_bytes, ebpf.data_len_bytes) = (len_bytes, len_bytes);
@@ -206,6 +201,23 @@ fn commit_of(find: &Finder<'_>, ebpf: &mut Layout) -> Result<(), LayoutError> {
             return Err(LayoutError::Unknown { what });
         }
     }
+    Ok(())
+}
+
+/// Which argument of `btrfs_remove_block_group` bounds the group, and where in it. An extent
+/// map, the third, up to 6.7; a chunk map, the second, from 6.8 on.
+fn removed_group_of(find: &Finder<'_>, ebpf: &mut Layout) -> Result<(), LayoutError> {
+    let name = "btrfs_remove_block_group";
+    let missing = || LayoutError::Unknown { what: format!("known form of {name}") };
+    let arguments = find.0.function_arguments(name).ok_or_else(missing)?;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (argument, start, len) = match arguments[..] {
+        [_, _, "extent_map"] => (2, "extent_map.start", "extent_map.len"),
+        [_, "btrfs_chunk_map"] => (1, "btrfs_chunk_map.start", "btrfs_chunk_map.chunk_len"),
+        _ => return Err(missing()),
+    };
+    ebpf.group_argument = argument;
+    (ebpf.group_start, ebpf.group_len) = (find.offset(start)?, find.offset(len)?);
     Ok(())
 }
 

@@ -33,7 +33,18 @@ fn rest_of_kernel(latest: &str) -> BtfBuilder {
                 ("workers", "ptr", 408),
             ],
         )
+        .structure("extent_map", 96, &[("start", "u64", 24), ("len", "u64", 32)])
         .structure("btrfs_chunk_map", 64, &[("start", "u64", 32), ("chunk_len", "u64", 40)]);
+    match latest {
+        "latest_bdev" => {
+            let arguments = ["btrfs_trans_handle", "u64", "extent_map"];
+            btf.function("btrfs_remove_block_group", &arguments);
+        }
+        _ => {
+            let arguments = ["btrfs_trans_handle", "btrfs_chunk_map"];
+            btf.function("btrfs_remove_block_group", &arguments);
+        }
+    }
     btf
 }
 
@@ -208,7 +219,16 @@ fn before_5_16_the_latest_device_is_the_block_device_itself() {
     add_ref_of_5_10(&mut btf);
     let layout = KernelLayout::for_kprobes(&btf.build()).expect("known").ebpf;
     assert_eq!((layout.fs_devices_latest, layout.device_bdev), (104, ABSENT));
-    assert_eq!((layout.group_start, layout.group_len), (32, 40));
+}
+
+#[test]
+fn the_argument_that_bounds_a_removed_group_is_found_by_the_prototype() {
+    for (latest, expected) in [("latest_bdev", (2, 24, 32)), ("latest_dev", (1, 32, 40))] {
+        let mut btf = rest_of_kernel(latest);
+        add_ref_of_6_12(&mut btf);
+        let layout = KernelLayout::for_kprobes(&btf.build()).expect("known").ebpf;
+        assert_eq!((layout.group_argument, layout.group_start, layout.group_len), expected);
+    }
 }
 
 #[test]
