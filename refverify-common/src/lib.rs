@@ -246,9 +246,6 @@ pub struct Layout {
     /// `btrfs_workqueue.fs_info`.
     pub workqueue_fs_info: u32,
 
-    /// Not an offset: which argument of `btrfs_remove_block_group`, the function, bounds the
-    /// group, counted from 0: 2 up to 6.7, 1 after.
-    pub group_argument: u32,
     /// Start of the object that a group's removal names: `extent_map.start`,
     /// `btrfs_chunk_map.start`, or `btrfs_block_group.start` for the tracepoint.
     pub group_start: u32,
@@ -291,7 +288,6 @@ impl Layout {
         bdev_dev: ABSENT,
         super_fs_info: ABSENT,
         workqueue_fs_info: ABSENT,
-        group_argument: 0,
         group_start: ABSENT,
         group_len: ABSENT,
         group_fs_info: ABSENT,

@@ -23,7 +23,7 @@ fn layout() -> KernelLayout {
         owning_root: Some(field(24, 8)),
     };
     let data = RefFields { owner: field(48, 8), offset: Some(field(56, 8)), ..tree };
-    KernelLayout { ebpf: Layout::UNKNOWN, tree, data }
+    KernelLayout { ebpf: Layout::UNKNOWN, group_bound: None, tree, data }
 }
 
 const TRACING: Range<u64> = 0xffff_0000..0xffff_1000;
