@@ -8,6 +8,7 @@ use aya::{
     },
 };
 use refverify_common::Layout;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use zerocopy::IntoBytes;
 
 use super::{device::Device, layout::GroupBound};
@@ -228,6 +229,10 @@ pub(super) fn load(
     devices: &[Device],
     ring_bytes: u32,
 ) -> Result<Ebpf, ProbeError> {
+    // Kernels before 5.11 charge maps to this limit; if it cannot be raised, creating them
+    // fails and says so.
+    let unlimited = Rlimit { current: None, maximum: None };
+    let _ = setrlimit(Resource::Memlock, unlimited);
     let mut ebpf = EbpfLoader::new()
         .override_global("LAYOUT", layout.as_bytes(), true)
         .map_max_entries("RECORDS", ring_bytes)
