@@ -1,2 +1,59 @@
-//! One verb per job.
-fn main() {}
+//! One verb per job: `cargo xtask VERB`.
+//!
+//! The same binary has three lives. On the developer's machine it is the verbs; as root it
+//! runs scenarios (`live`, started by the verbs, through sudo where need be); and as process
+//! 1 of a test VM it is the whole of user space (`guest`), which then starts `live`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod build;
+mod command;
+mod guest;
+mod live;
+mod machine;
+mod scenario;
+mod setup;
+mod vm;
+mod workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "One verb per job", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Installs what is missing to build and to test, and says what
+    Setup,
+    /// Runs scenarios in a QEMU VM with a stock Debian kernel
+    Vm(vm::Args),
+    /// Runs one scenario on the live kernel, as root
+    #[command(hide = true)]
+    Live(live::Args),
+}
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        guest::main();
+    }
+    match run(Cli::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::Setup => setup::run().map(|()| ExitCode::SUCCESS),
+        Verb::Vm(args) => vm::run(&args),
+        Verb::Live(args) => live::run(&args),
+    }
+}
