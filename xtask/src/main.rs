@@ -14,6 +14,7 @@ mod command;
 mod guest;
 mod live;
 mod machine;
+mod plant;
 mod scenario;
 mod setup;
 mod vm;

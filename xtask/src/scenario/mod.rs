@@ -5,8 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+mod compare;
 mod hello;
+mod honest;
+mod monitor;
+mod oracle;
 mod scratch;
+mod workload;
 
 /// How a scenario can end, besides an error.
 pub(crate) enum Outcome {
@@ -23,11 +28,23 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 1] = [Scenario {
-    name: "hello",
-    about: "a btrfs is made, mounted, written and read back",
-    run: hello::run,
-}];
+pub(crate) const SCENARIOS: [Scenario; 3] = [
+    Scenario {
+        name: "hello",
+        about: "the machine and the tests' own tools work, without the monitor",
+        run: hello::run,
+    },
+    Scenario {
+        name: "honest",
+        about: "the ledger equals the disk while an honest file system works",
+        run: honest::attached_before,
+    },
+    Scenario {
+        name: "attach-midway",
+        about: "the same, attached in the middle of the work",
+        run: honest::attached_midway,
+    },
+];
 
 /// Where a scenario runs.
 pub(crate) struct Place {

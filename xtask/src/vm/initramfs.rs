@@ -110,16 +110,16 @@ mod tests {
     #[test]
     fn names_and_contents_are_padded_and_parents_come_first() {
         let mut archive = Archive::new(Vec::new());
-        archive.file("/bin/a", 0o755, b"12345").unwrap();
-        archive.file("/bin/a", 0o755, b"again, and ignored").unwrap();
+        archive.file("/bin/ab", 0o755, b"12345").unwrap();
+        archive.file("/bin/ab", 0o755, b"again, and ignored").unwrap();
         let bytes = archive.finish().unwrap();
         let text = String::from_utf8(bytes).unwrap();
         assert_eq!(text.len() % 4, 0);
         let offsets: Vec<_> = text.match_indices("070701").map(|(at, _)| at).collect();
-        assert_eq!(offsets.len(), 3, "bin, bin/a and the trailer");
+        assert_eq!(offsets.len(), 3, "bin, bin/ab and the trailer");
         assert!(offsets.iter().all(|at| at % 4 == 0));
         assert_eq!(&text[offsets[0] + 110..][..4], "bin\0");
-        assert_eq!(&text[offsets[1] + 110..][..7], "bin/a\0\0".get(..7).unwrap());
+        assert_eq!(&text[offsets[1] + 110..][..15], "bin/ab\0\0\0\012345");
         assert_eq!(&text[offsets[1] + 14..][..8], "000081ed");
         assert_eq!(&text[offsets[1] + 54..][..8], "00000005");
         assert!(text[offsets[1]..].contains("12345\0\0\0"));
