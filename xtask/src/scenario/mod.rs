@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+mod cannot_start;
 mod compare;
 mod hello;
 mod honest;
+mod journal;
 mod monitor;
 mod oracle;
+mod planted;
 mod scratch;
 mod workload;
 
@@ -28,7 +31,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 3] = [
+pub(crate) const SCENARIOS: [Scenario; 10] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -43,6 +46,41 @@ pub(crate) const SCENARIOS: [Scenario; 3] = [
         name: "attach-midway",
         about: "the same, attached in the middle of the work",
         run: honest::attached_midway,
+    },
+    Scenario {
+        name: "plants",
+        about: "the kernel meets planted faults as the tests of the monitor suppose",
+        run: planted::kernel_meets_them,
+    },
+    Scenario {
+        name: "planted-missing-ref",
+        about: "a back reference removed on disk is found when it is dropped",
+        run: planted::missing_ref,
+    },
+    Scenario {
+        name: "planted-wrong-root",
+        about: "a back reference that names another root is found when the right one is dropped",
+        run: planted::wrong_root,
+    },
+    Scenario {
+        name: "planted-missing-item",
+        about: "an extent item removed on disk is found when a reference is dropped",
+        run: planted::missing_item,
+    },
+    Scenario {
+        name: "planted-low-count",
+        about: "a count too low is found when one reference too many is dropped",
+        run: planted::low_count,
+    },
+    Scenario {
+        name: "planted-goes-on",
+        about: "after a finding that the kernel survives, the monitor goes on and is right",
+        run: planted::goes_on,
+    },
+    Scenario {
+        name: "cannot-start",
+        about: "bad input gets one sentence and status 1",
+        run: cannot_start::run,
     },
 ];
 

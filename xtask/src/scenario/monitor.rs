@@ -2,7 +2,7 @@
 //! ledger dump on SIGUSR1, and an exit status.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{BufRead, BufReader, Read},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -213,11 +213,4 @@ fn read_text(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
         let _ = from.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     })
-}
-
-/// Makes a file that is not a block device, for bad input.
-pub(crate) fn plain_file(place: &Place) -> Result<PathBuf> {
-    let path = place.dir().join("plain");
-    File::create(&path)?;
-    Ok(path)
 }
