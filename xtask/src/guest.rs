@@ -98,7 +98,7 @@ fn run() -> Result<Verdict> {
         .find_map(|word| word.strip_prefix(SCENARIO_PARAMETER)?.strip_prefix('='))
         .with_context(|| format!("no {SCENARIO_PARAMETER}= on the kernel's command line"))?;
     // A child, not a call: its panic must not be the kernel's.
-    let status = Command::new("/proc/self/exe")
+    let status = Command::new("/init")
         .args(["live", scenario, "--monitor", MONITOR, "--device", DISK])
         .env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin:/lib/systemd")
         .status()

@@ -17,6 +17,7 @@ mod machine;
 mod plant;
 mod scenario;
 mod setup;
+mod test;
 mod vm;
 mod workspace;
 
@@ -31,6 +32,8 @@ struct Cli {
 enum Verb {
     /// Installs what is missing to build and to test, and says what
     Setup,
+    /// Runs everything that shows that the product does its job
+    Test(test::Args),
     /// Runs scenarios in a QEMU VM with a stock Debian kernel
     Vm(vm::Args),
     /// Runs one scenario on the live kernel, as root
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Setup => setup::run().map(|()| ExitCode::SUCCESS),
+        Verb::Test(args) => test::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::Live(args) => live::run(&args),
     }

@@ -30,9 +30,10 @@ const INLINE_DATA_REF_LEN: usize = 29;
 /// What is done to a data extent's item.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Edit {
-    /// The back reference of this inode goes; the total stays, so the sum of the inline
-    /// references is below it, which the tree-checker allows.
-    RemoveRef { inode: u64 },
+    /// The back reference of this inode goes. Where the total is kept, the sum of the inline
+    /// references is below it, which the tree-checker allows and a reader can see; where it is
+    /// lowered, nothing is left to see.
+    RemoveRef { inode: u64, keep_total: bool },
     /// The reference of this inode names another root.
     ChangeRoot { inode: u64, root: u64 },
     /// The item goes, with all its references.
@@ -64,9 +65,13 @@ fn apply(leaf: &mut Leaf, bytenr: u64, edit: Edit) -> Result<()> {
     let item = &mut leaf.items[slot].1;
     match edit {
         Edit::RemoveItem => unreachable!("done above"),
-        Edit::RemoveRef { inode } => {
+        Edit::RemoveRef { inode, keep_total } => {
             let at = data_ref(item, inode)?;
             item.drain(at..at + INLINE_DATA_REF_LEN);
+            if !keep_total {
+                let total = get_u64(item, 0);
+                put_u64(item, 0, total - 1);
+            }
         }
         Edit::ChangeRoot { inode, root } => {
             let at = data_ref(item, inode)?;

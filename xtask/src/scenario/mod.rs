@@ -27,6 +27,8 @@ pub(crate) enum Outcome {
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
+    /// Whether `cargo xtask test` runs it.
+    pub(crate) is_test: bool,
     pub(crate) run: fn(&Place) -> Result<Outcome>,
 }
 
@@ -35,51 +37,61 @@ pub(crate) const SCENARIOS: [Scenario; 10] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
+        is_test: true,
         run: hello::run,
     },
     Scenario {
         name: "honest",
         about: "the ledger equals the disk while an honest file system works",
+        is_test: true,
         run: honest::attached_before,
     },
     Scenario {
         name: "attach-midway",
         about: "the same, attached in the middle of the work",
+        is_test: true,
         run: honest::attached_midway,
     },
     Scenario {
         name: "plants",
         about: "the kernel meets planted faults as the tests of the monitor suppose",
+        is_test: true,
         run: planted::kernel_meets_them,
     },
     Scenario {
         name: "planted-missing-ref",
         about: "a back reference removed on disk is found when it is dropped",
+        is_test: true,
         run: planted::missing_ref,
     },
     Scenario {
         name: "planted-wrong-root",
         about: "a back reference that names another root is found when the right one is dropped",
+        is_test: true,
         run: planted::wrong_root,
     },
     Scenario {
         name: "planted-missing-item",
         about: "an extent item removed on disk is found when a reference is dropped",
+        is_test: true,
         run: planted::missing_item,
     },
     Scenario {
         name: "planted-low-count",
         about: "a count too low is found when one reference too many is dropped",
+        is_test: true,
         run: planted::low_count,
     },
     Scenario {
         name: "planted-goes-on",
         about: "after a finding that the kernel survives, the monitor goes on and is right",
+        is_test: true,
         run: planted::goes_on,
     },
     Scenario {
         name: "cannot-start",
         about: "bad input gets one sentence and status 1",
+        is_test: true,
         run: cannot_start::run,
     },
 ];

@@ -59,7 +59,11 @@ struct Field {
 pub(super) fn missing_ref(place: &Place) -> Result<Outcome> {
     let field = Field::new(place)?;
     let target = field.clone;
-    plant(&field.scratch.device, target.bytenr, Edit::RemoveRef { inode: target.inode })?;
+    plant(
+        &field.scratch.device,
+        target.bytenr,
+        Edit::RemoveRef { inode: target.inode, keep_total: true },
+    )?;
     deletion_is_found(place, field, "clone", &Expected { kind: "drop-missing-ref", target })
 }
 
@@ -99,7 +103,11 @@ pub(super) fn low_count(place: &Place) -> Result<Outcome> {
 pub(super) fn goes_on(place: &Place) -> Result<Outcome> {
     let Field { mut scratch, origin, clone, single, .. } = Field::new(place)?;
     ensure!(origin.bytenr == clone.bytenr, "the clone shares nothing");
-    plant(&scratch.device, clone.bytenr, Edit::RemoveRef { inode: clone.inode })?;
+    plant(
+        &scratch.device,
+        clone.bytenr,
+        Edit::RemoveRef { inode: clone.inode, keep_total: false },
+    )?;
     plant(&scratch.device, single.bytenr, Edit::RemoveItem)?;
     let mut monitor = Monitor::start(place, scratch.device_name(), &[])?;
     scratch.mount()?;
@@ -130,7 +138,9 @@ pub(super) fn goes_on(place: &Place) -> Result<Outcome> {
 pub(super) fn kernel_meets_them(place: &Place) -> Result<Outcome> {
     type Plant = fn(&Field) -> (&'static str, Target, Edit);
     let plants: [Plant; 4] = [
-        |field| ("clone", field.clone, Edit::RemoveRef { inode: field.clone.inode }),
+        |field| {
+            ("clone", field.clone, Edit::RemoveRef { inode: field.clone.inode, keep_total: true })
+        },
         |field| {
             let inode = field.single.inode;
             ("single", field.single, Edit::ChangeRoot { inode, root: field.other_root })
@@ -152,7 +162,11 @@ pub(super) fn kernel_meets_them(place: &Place) -> Result<Outcome> {
         println!("{edit:?}: mounted in silence, aborted when {file} was deleted");
     }
     let mut field = Field::new(place)?;
-    plant(&field.scratch.device, field.clone.bytenr, Edit::RemoveRef { inode: field.clone.inode })?;
+    plant(
+        &field.scratch.device,
+        field.clone.bytenr,
+        Edit::RemoveRef { inode: field.clone.inode, keep_total: false },
+    )?;
     field.scratch.mount()?;
     clone_again(&field.scratch)?;
     sync(&field.scratch)?;

@@ -20,7 +20,7 @@ pub(crate) const STATIC_TARGET: &str = "x86_64-unknown-linux-musl";
 pub(super) fn install() -> Result<()> {
     program("rustup").context(
         "rustup is missing: the eBPF programs are built by a pinned nightly with its sources, \
-         which rustup installs (https://rustup.rs)",
+         which rustup installs",
     )?;
     if !installed(Some(NIGHTLY), "component", "rust-src") {
         println!("setup: installing {NIGHTLY} with rust-src, for the eBPF programs");

@@ -5,7 +5,7 @@
 //! and packages untouched: another Debian release can be asked without being installed from.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     command::{LIMIT, output},
     machine::{distribution, has_apt},
+    test::Skip,
     workspace,
 };
 
@@ -29,6 +30,9 @@ pub(crate) struct Line {
 /// The lines that tests run on.
 pub(crate) const LINES: [Line; 2] =
     [Line { name: "6.1", suite: "bookworm" }, Line { name: "6.12", suite: "trixie" }];
+
+/// In a kernel's directory: names its release, and says that all of it is there.
+const MARKER: &str = "release";
 
 /// An unpacked kernel package.
 pub(crate) struct Kernel {
@@ -48,18 +52,26 @@ pub(crate) fn find(name: &str) -> Result<&'static Line> {
     })
 }
 
-/// Whether this machine can fetch kernels at all; else the reason.
-pub(crate) fn obstacle() -> Option<String> {
-    if !has_apt() {
-        return Some(format!("Debian's kernels come through apt; this is {}", distribution()));
+/// Why no VM can be had on this machine.
+pub(crate) fn obstacle() -> Option<Skip> {
+    if env::consts::ARCH != "x86_64" {
+        return Some(Skip::cannot_run("the VMs are x86_64's"));
     }
-    mirror().err().map(|error| format!("{error:#}"))
+    if !has_apt() {
+        let reason = format!("Debian's kernels come through apt; this is {}", distribution());
+        return Some(Skip::cannot_run(reason));
+    }
+    if LINES.iter().all(|line| dir(line).join(MARKER).is_file()) {
+        return None;
+    }
+    let debian = distribution().starts_with("Debian");
+    mirror().err().map(|error| Skip { reason: format!("{error:#}"), could_run: debian })
 }
 
 /// The line's newest kernel: from the cache where it is there, else from the mirror.
 pub(crate) fn fetch(line: &'static Line) -> Result<Kernel> {
-    let dir = workspace::vm().join(format!("kernel-{}", line.name));
-    let marker = dir.join("release");
+    let dir = dir(line);
+    let marker = dir.join(MARKER);
     if let Ok(release) = fs::read_to_string(&marker) {
         return unpacked(line, &dir, release);
     }
@@ -77,6 +89,10 @@ pub(crate) fn fetch(line: &'static Line) -> Result<Kernel> {
     // Written last: a directory without it is not whole.
     fs::write(&marker, &release)?;
     unpacked(line, &dir, release)
+}
+
+fn dir(line: &Line) -> PathBuf {
+    workspace::vm().join(format!("kernel-{}", line.name))
 }
 
 fn unpacked(line: &'static Line, dir: &Path, release: String) -> Result<Kernel> {

@@ -9,12 +9,12 @@ use crate::{build, scenario, workspace};
 
 mod image;
 mod initramfs;
-pub(crate) mod kernel;
+mod kernel;
 mod modules;
 mod qemu;
 
-pub(crate) use kernel::LINES;
-pub(crate) use qemu::Verdict;
+pub(crate) use kernel::{LINES, obstacle};
+pub(crate) use qemu::{Echo, Verdict};
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let vm = Vm::prepare(&args.kernel, &build::static_xtask()?, &build::monitor()?)?;
     let mut failed = Vec::new();
     for name in &args.scenarios {
-        let verdict = vm.run(scenario::find(name)?, true)?;
+        let verdict = vm.run(scenario::find(name)?, Echo::Console)?;
         println!("{name} on Linux {}: {verdict}", vm.release());
         if !matches!(verdict, Verdict::Passed) {
             failed.push(name.as_str());
@@ -70,8 +70,8 @@ impl Vm {
         &self.kernel.release
     }
 
-    /// Boots, runs one scenario, and says how it ended. `echo`: the console on the terminal.
-    pub(crate) fn run(&self, scenario: &scenario::Scenario, echo: bool) -> Result<Verdict> {
+    /// Boots, runs one scenario, and says how it ended.
+    pub(crate) fn run(&self, scenario: &scenario::Scenario, echo: Echo) -> Result<Verdict> {
         let line = self.kernel.line.name;
         qemu::run(&qemu::Boot {
             kernel: &self.kernel.vmlinuz,

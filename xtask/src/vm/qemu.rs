@@ -30,8 +30,17 @@ pub(super) struct Boot<'a> {
     /// Where the console is kept.
     pub(super) log: PathBuf,
     pub(super) limit: Duration,
-    /// Whether the console is shown.
-    pub(super) echo: bool,
+    pub(super) echo: Echo,
+}
+
+/// What of the console is shown while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Echo {
+    Nothing,
+    /// All of it, marked as such.
+    Console,
+    /// What the scenario prints, without the kernel's messages.
+    Scenario,
 }
 
 /// How a scenario ended.
@@ -109,8 +118,10 @@ fn watch(boot: &Boot, qemu: &mut Child) -> Result<Verdict> {
             }
         };
         writeln!(log, "{line}")?;
-        if boot.echo {
-            println!("  | {line}");
+        match boot.echo {
+            Echo::Console => println!("  | {line}"),
+            Echo::Scenario if !line.starts_with('[') => println!("{line}"),
+            Echo::Scenario | Echo::Nothing => {}
         }
         if hang.is_none() && HANG_MARKERS.iter().any(|marker| line.contains(marker)) {
             hang = Some(format!("the kernel said: {line}"));
