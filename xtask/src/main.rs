@@ -9,8 +9,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod command;
+mod demo;
 mod guest;
 mod live;
 mod machine;
@@ -32,10 +34,14 @@ struct Cli {
 enum Verb {
     /// Installs what is missing to build and to test, and says what
     Setup,
+    /// Shows the main job on a scratch file system: an honest run, then a planted fault
+    Demo(demo::Args),
     /// Runs everything that shows that the product does its job
     Test(test::Args),
     /// Runs scenarios in a QEMU VM with a stock Debian kernel
     Vm(vm::Args),
+    /// Measures, and prints a table
+    Bench(bench::Args),
     /// Runs one scenario on the live kernel, as root
     #[command(hide = true)]
     Live(live::Args),
@@ -57,8 +63,10 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Setup => setup::run().map(|()| ExitCode::SUCCESS),
+        Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Vm(args) => vm::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Live(args) => live::run(&args),
     }
 }

@@ -1,5 +1,5 @@
 //! Finds and writes nodes on a device: superblock, chunks, root tree, extent tree (kernel:
-//! include/uapi/linux/btrfs_tree.h, `btrfs_super_block`, `btrfs_chunk`, `btrfs_root_item`).
+//! `include/uapi/linux/btrfs_tree.h`, `btrfs_super_block`, `btrfs_chunk`, `btrfs_root_item`).
 
 use std::{
     fs::{File, OpenOptions},

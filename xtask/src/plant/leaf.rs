@@ -1,5 +1,5 @@
 //! A node of a tree taken apart, and put together again (kernel:
-//! include/uapi/linux/btrfs_tree.h, `btrfs_header`, `btrfs_item`, `btrfs_key_ptr`).
+//! `include/uapi/linux/btrfs_tree.h`, `btrfs_header`, `btrfs_item`, `btrfs_key_ptr`).
 
 use anyhow::{Result, ensure};
 

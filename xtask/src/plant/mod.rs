@@ -15,7 +15,7 @@ mod leaf;
 use image::Image;
 use leaf::Leaf;
 
-/// `BTRFS_EXTENT_ITEM_KEY` (kernel: include/uapi/linux/btrfs_tree.h; the same in all).
+/// `BTRFS_EXTENT_ITEM_KEY` (kernel: `include/uapi/linux/btrfs_tree.h`; the same in all).
 const EXTENT_ITEM: u8 = 168;
 
 /// `BTRFS_EXTENT_DATA_REF_KEY`.

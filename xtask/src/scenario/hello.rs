@@ -22,7 +22,7 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
     scratch.mount()?;
     let start = Instant::now();
     let mut workload = Workload::start(&scratch.mount_point, 1)?;
-    workload.work(OPERATIONS, Duration::from_secs(300))?;
+    workload.work(OPERATIONS, Duration::from_mins(5))?;
     workload.pause_balance()?;
     let frozen = Frozen::freeze(&scratch)?;
     let disk = read_disk(&scratch.device)?;

@@ -31,7 +31,7 @@ pub(super) fn attached_before(place: &Place) -> Result<Outcome> {
     let mut monitor = Monitor::start(place, scratch.device_name(), &[])?;
     scratch.mount()?;
     monitor.wait_for("mounted")?;
-    let mut workload = Workload::start(&scratch.mount_point, 1)?;
+    let workload = Workload::start(&scratch.mount_point, 1)?;
     watch(monitor, &mut scratch, workload)
 }
 

@@ -18,7 +18,7 @@ use crate::command;
 const SOCKET: &str = "/run/systemd/journal/socket";
 
 /// How long an entry may take from the socket to journalctl.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// A journal that takes entries. One that was started here ends when dropped.
 pub(crate) struct Journal {
@@ -50,26 +50,6 @@ impl Journal {
         }
         Ok(journal)
     }
-
-    /// The first entry of process `pid` in which each of `fields` has its value.
-    pub(crate) fn wait_for(&self, pid: u32, fields: &[(&str, String)]) -> Result<Value> {
-        let mut matches = vec![format!("_PID={pid}")];
-        matches.extend(fields.iter().map(|(name, value)| format!("{name}={value}")));
-        let end = Instant::now() + LIMIT;
-        loop {
-            let mut command = Command::new("journalctl");
-            // --all: fields longer than 4096 bytes are shown too.
-            command.args(["--all", "--no-pager", "--output", "json"]).args(&matches);
-            let text = command::output(&mut command, command::LIMIT)?;
-            if let Some(line) = text.lines().next() {
-                return serde_json::from_str(line).context("journalctl printed what is no JSON");
-            }
-            if Instant::now() > end {
-                bail!("the journal has no entry with {}", matches.join(" "));
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
-    }
 }
 
 impl Drop for Journal {
@@ -83,4 +63,24 @@ impl Drop for Journal {
 
 fn is_listening() -> bool {
     UnixDatagram::unbound().and_then(|socket| socket.connect(SOCKET)).is_ok()
+}
+
+/// The first entry of process `pid` in which each of `fields` has its value.
+pub(crate) fn wait_for(pid: u32, fields: &[(&str, String)]) -> Result<Value> {
+    let mut matches = vec![format!("_PID={pid}")];
+    matches.extend(fields.iter().map(|(name, value)| format!("{name}={value}")));
+    let end = Instant::now() + LIMIT;
+    loop {
+        let mut command = Command::new("journalctl");
+        // --all: fields longer than 4096 bytes are shown too.
+        command.args(["--all", "--no-pager", "--output", "json"]).args(&matches);
+        let text = command::output(&mut command, command::LIMIT)?;
+        if let Some(line) = text.lines().next() {
+            return serde_json::from_str(line).context("journalctl printed what is no JSON");
+        }
+        if Instant::now() > end {
+            bail!("the journal has no entry with {}", matches.join(" "));
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
 }

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+mod bench_path;
 mod cannot_start;
 mod compare;
+mod demo;
 mod hello;
 mod honest;
 mod journal;
@@ -33,7 +35,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 10] = [
+pub(crate) const SCENARIOS: [Scenario; 12] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -93,6 +95,18 @@ pub(crate) const SCENARIOS: [Scenario; 10] = [
         about: "bad input gets one sentence and status 1",
         is_test: true,
         run: cannot_start::run,
+    },
+    Scenario {
+        name: "demo",
+        about: "the main job, shown: an honest run, then a planted fault",
+        is_test: true,
+        run: demo::run,
+    },
+    Scenario {
+        name: "bench-path",
+        about: "what the whole path costs, from the probe to the verdict, as a table",
+        is_test: false,
+        run: bench_path::run,
     },
 ];
 

@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
@@ -16,10 +16,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::Place;
-use crate::command;
 
 /// How long the monitor may take for one step, under emulation too.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 
 /// Exit status bit: there were findings.
 pub(crate) const STATUS_FINDINGS: i32 = 2;
@@ -47,13 +46,9 @@ impl Monitor {
     /// Starts it on `device`, with `options`, and waits until its hooks are live.
     pub(crate) fn start(place: &Place, device: &str, options: &[&str]) -> Result<Self> {
         let ledger_dump = place.dir().join("ledger");
-        let mut child = Command::new(&place.monitor)
-            .arg("--json")
-            .arg("--ledger-dump")
-            .arg(&ledger_dump)
-            .args(options)
-            .arg(device)
-            .stdin(Stdio::null())
+        let mut command = command(place, device);
+        command.args(["--json", "--ledger-dump"]).arg(&ledger_dump).args(options);
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -112,38 +107,16 @@ impl Monitor {
 
     /// Asks for the ledger, and waits for it.
     pub(crate) fn dump_ledger(&mut self) -> Result<String> {
-        if self.ledger_dump.exists() {
-            fs::remove_file(&self.ledger_dump)?;
-        }
-        self.signal(Signal::USR1)?;
-        let end = Instant::now() + LIMIT;
-        // It is written beside its place and renamed: once there, it is whole.
-        while !self.ledger_dump.exists() {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the monitor ended with {status} when asked for its ledger");
-            }
-            ensure!(Instant::now() < end, "no ledger dump within {} s", LIMIT.as_secs());
-            thread::sleep(Duration::from_millis(20));
-        }
-        fs::read_to_string(&self.ledger_dump).context("cannot read the ledger's dump")
+        dump_ledger(&mut self.child, &self.ledger_dump)
     }
 
     /// Ends it as a user does (SIGINT), and gives what it said.
     pub(crate) fn stop(mut self) -> Result<Ended> {
-        self.signal(Signal::INT)?;
-        let status = command::wait(&mut self.child, LIMIT)?
-            .ok_or_else(|| anyhow!("the monitor did not end on SIGINT"))?;
+        let status = interrupt(&mut self.child)?;
         let stdout = self.stdout.take().expect("taken here alone").join();
         stdout.map_err(|_| anyhow!("the reader of the monitor's output panicked"))??;
         let stderr = self.stderr.take().map(|handle| handle.join().unwrap_or_default());
-        let status = status.code().with_context(|| format!("the monitor ended with {status}"))?;
         Ok(Ended { status, lines: self.lines(), stderr: stderr.unwrap_or_default() })
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.context("a child has a process id")?, signal)
-            .context("cannot signal the monitor")
     }
 }
 
@@ -156,11 +129,6 @@ impl Drop for Monitor {
 }
 
 impl Ended {
-    /// The findings.
-    pub(crate) fn findings(&self) -> Vec<Value> {
-        of_type(&self.lines, "finding")
-    }
-
     /// The summary of the first file system.
     pub(crate) fn coverage(&self) -> Result<Value> {
         let summary = of_type(&self.lines, "summary").pop().context("it printed no summary")?;
@@ -179,6 +147,45 @@ impl Ended {
         ensure!(self.status == 0, "exit status {}: {}", self.status, self.stderr.trim());
         Ok(())
     }
+}
+
+/// The monitor's command line, without the options.
+pub(crate) fn command(place: &Place, device: &str) -> Command {
+    let mut command = Command::new(&place.monitor);
+    command.arg(device).stdin(Stdio::null());
+    command
+}
+
+/// Ends it as a user does (SIGINT); its exit status.
+pub(crate) fn interrupt(child: &mut Child) -> Result<i32> {
+    signal(child, Signal::INT)?;
+    let status = crate::command::wait(child, LIMIT)?
+        .ok_or_else(|| anyhow!("the monitor did not end on SIGINT"))?;
+    status.code().with_context(|| format!("the monitor ended with {status}"))
+}
+
+/// Asks for the ledger (SIGUSR1), and waits for it at `path`.
+pub(crate) fn dump_ledger(child: &mut Child, path: &Path) -> Result<String> {
+    if path.exists() {
+        fs::remove_file(path)?;
+    }
+    signal(child, Signal::USR1)?;
+    let end = Instant::now() + LIMIT;
+    // It is written beside its place and renamed: once there, it is whole.
+    while !path.exists() {
+        if let Some(status) = child.try_wait()? {
+            bail!("the monitor ended with {status} when asked for its ledger");
+        }
+        ensure!(Instant::now() < end, "no ledger dump within {} s", LIMIT.as_secs());
+        thread::sleep(Duration::from_millis(20));
+    }
+    fs::read_to_string(path).context("cannot read the ledger's dump")
+}
+
+fn signal(child: &Child, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    kill_process(pid.context("a child has a process id")?, signal)
+        .context("cannot signal the monitor")
 }
 
 /// The lines whose `type` is `kind`.

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{
     Outcome, Place,
     compare::{Frozen, compare, read_disk},
-    journal::Journal,
+    journal::{self, Journal},
     monitor::{Monitor, STATUS_FINDINGS},
     oracle::Extents,
     scratch::Scratch,
@@ -29,23 +29,26 @@ const FS_TREE: u64 = 5;
 
 /// A file, and the extent that its data are in.
 #[derive(Clone, Copy)]
-struct Target {
-    inode: u64,
-    bytenr: u64,
+pub(super) struct Target {
+    pub(super) inode: u64,
+    pub(super) bytenr: u64,
 }
 
 /// What is expected of the monitor.
 struct Expected {
+    /// The finding's kind, once the extent is touched.
     kind: &'static str,
+    /// What reading the extent tree shows already, by itself.
+    on_disk: &'static [&'static str],
     target: Target,
 }
 
 /// A file system with files to plant faults at, unmounted.
-struct Field {
-    scratch: Scratch,
+pub(super) struct Field {
+    pub(super) scratch: Scratch,
     /// Its data are shared by `clone`.
     origin: Target,
-    clone: Target,
+    pub(super) clone: Target,
     /// Files whose data are nobody else's.
     single: Target,
     /// Its extent is referenced twice at the same offset: the middle was overwritten.
@@ -54,8 +57,9 @@ struct Field {
     other_root: u64,
 }
 
-/// Item edit: the clone's inline EXTENT_DATA_REF is removed. Trigger: the clone is deleted,
-/// which drops it. The kernel does not find it and aborts.
+/// Item edit: the clone's inline `EXTENT_DATA_REF` is removed, the total kept; whoever reads the
+/// item sees that it does not add up. Trigger: the clone is deleted, which drops the reference.
+/// The kernel does not find it and aborts.
 pub(super) fn missing_ref(place: &Place) -> Result<Outcome> {
     let field = Field::new(place)?;
     let target = field.clone;
@@ -64,26 +68,36 @@ pub(super) fn missing_ref(place: &Place) -> Result<Outcome> {
         target.bytenr,
         Edit::RemoveRef { inode: target.inode, keep_total: true },
     )?;
-    deletion_is_found(place, field, "clone", &Expected { kind: "drop-missing-ref", target })
+    deletion_is_found(
+        place,
+        field,
+        "clone",
+        &Expected { kind: "drop-missing-ref", on_disk: &["ref-count-mismatch"], target },
+    )
 }
 
-/// Item edit: the inline EXTENT_DATA_REF names another subvolume. Trigger: the file is deleted,
+/// Item edit: the inline `EXTENT_DATA_REF` names another subvolume. Trigger: the file is deleted,
 /// which drops the reference of the root it is in. The kernel does not find it and aborts.
 pub(super) fn wrong_root(place: &Place) -> Result<Outcome> {
     let field = Field::new(place)?;
     let target = field.single;
     let edit = Edit::ChangeRoot { inode: target.inode, root: field.other_root };
     plant(&field.scratch.device, target.bytenr, edit)?;
-    deletion_is_found(place, field, "single", &Expected { kind: "drop-missing-ref", target })
+    deletion_is_found(
+        place,
+        field,
+        "single",
+        &Expected { kind: "drop-missing-ref", on_disk: &[], target },
+    )
 }
 
-/// Item edit: the EXTENT_ITEM is removed. Trigger: the file is deleted, which drops a reference
+/// Item edit: the `EXTENT_ITEM` is removed. Trigger: the file is deleted, which drops a reference
 /// to an extent that is not there. The kernel does not find it and aborts.
 pub(super) fn missing_item(place: &Place) -> Result<Outcome> {
     let field = Field::new(place)?;
     let target = field.single;
     plant(&field.scratch.device, target.bytenr, Edit::RemoveItem)?;
-    deletion_is_found(place, field, "single", &Expected { kind: "no-entry", target })
+    deletion_is_found(place, field, "single", &Expected { kind: "no-entry", on_disk: &[], target })
 }
 
 /// Item edit: count and total go from 2 to 1. Trigger: the file is deleted, which drops two
@@ -93,10 +107,11 @@ pub(super) fn low_count(place: &Place) -> Result<Outcome> {
     let field = Field::new(place)?;
     let target = field.split;
     plant(&field.scratch.device, target.bytenr, Edit::LowerCount { inode: target.inode })?;
-    deletion_is_found(place, field, "split", &Expected { kind: "zero-refs", target })
+    deletion_is_found(place, field, "split", &Expected { kind: "zero-refs", on_disk: &[], target })
 }
 
-/// Item edits: as in `missing_ref`, and as in `missing_item`. First trigger: the origin is
+/// Item edits: as in `missing_ref`, but with the total lowered too, so that nothing shows on
+/// disk; and as in `missing_item`. First trigger: the origin is
 /// cloned over its clone again; the drop and the add of the clone's reference cancel each
 /// other in the transaction, so the kernel never looks for it and nothing aborts. The monitor
 /// reports, goes on through honest work, still equals the disk, and finds the second fault.
@@ -114,10 +129,10 @@ pub(super) fn goes_on(place: &Place) -> Result<Outcome> {
     monitor.wait_for("seeded")?;
 
     clone_again(&scratch)?;
-    expect(&mut monitor, &Expected { kind: "drop-missing-ref", target: clone })?;
+    expect(&mut monitor, &Expected { kind: "drop-missing-ref", on_disk: &[], target: clone })?;
 
     let mut workload = Workload::start(&scratch.mount_point, 3)?;
-    workload.work(1_000, Duration::from_secs(300))?;
+    workload.work(1_000, Duration::from_mins(5))?;
     workload.stop().context("the file system did not stay healthy")?;
     let frozen = Frozen::freeze(&scratch)?;
     let extents = compare(&scratch, &mut monitor)?;
@@ -127,7 +142,7 @@ pub(super) fn goes_on(place: &Place) -> Result<Outcome> {
     ensure!(findings == 1, "one wrong event became {findings} findings: {:?}", monitor.findings());
 
     delete_and_sync(&scratch, "single")?;
-    expect(&mut monitor, &Expected { kind: "no-entry", target: single })?;
+    expect(&mut monitor, &Expected { kind: "no-entry", on_disk: &[], target: single })?;
     end(monitor, scratch)?;
     Ok(Outcome::Passed)
 }
@@ -196,22 +211,22 @@ fn deletion_is_found(
     expected: &Expected,
 ) -> Result<Outcome> {
     let mut scratch = field.scratch;
-    let journal = Journal::start()?;
+    let _journal = Journal::start()?;
     let mut monitor = Monitor::start(place, scratch.device_name(), &["--journal"])?;
     scratch.mount()?;
     monitor.wait_for("seeded")?;
-    ensure!(monitor.findings().is_empty(), "found before it was touched");
     delete_and_sync(&scratch, file)?;
     ensure!(is_read_only(&scratch)?, "the kernel did not abort");
     let finding = expect(&mut monitor, expected)?;
-    in_journal(&journal, &monitor, &finding)?;
+    only_expected(&monitor.findings(), expected)?;
+    in_journal(&monitor, &finding)?;
     end(monitor, scratch)?;
     Ok(Outcome::Passed)
 }
 
 /// The finding that has to come.
 fn expect(monitor: &mut Monitor, expected: &Expected) -> Result<Value> {
-    let Expected { kind, target } = expected;
+    let Expected { kind, target, .. } = expected;
     let is_it = |finding: &Value| finding["bytenr"] == target.bytenr && finding["kind"] == *kind;
     let mut seen = 0;
     loop {
@@ -220,7 +235,7 @@ fn expect(monitor: &mut Monitor, expected: &Expected) -> Result<Value> {
             .with_context(|| format!("{kind} of {} is wanted", target.bytenr))?;
         seen += 1;
         if !is_it(&finding) {
-            println!("also found: {finding}");
+            println!("found besides: {}", finding["message"]);
             continue;
         }
         println!("found: {}", finding["message"]);
@@ -235,6 +250,19 @@ fn expect(monitor: &mut Monitor, expected: &Expected) -> Result<Value> {
         stack_is_in_btrfs(&stack.unwrap_or_default())?;
         return Ok(finding);
     }
+}
+
+/// One fault is not reported as anything else, nor anywhere else, nor twice.
+fn only_expected(findings: &[Value], expected: &Expected) -> Result<()> {
+    let mut kinds: Vec<&str> = Vec::new();
+    for finding in findings {
+        ensure!(finding["bytenr"] == expected.target.bytenr, "not planted: {finding}");
+        kinds.extend(finding["kind"].as_str());
+    }
+    let mut wanted = expected.on_disk.to_vec();
+    wanted.push(expected.kind);
+    ensure!(kinds == wanted, "found were {kinds:?}, not {wanted:?}");
+    Ok(())
 }
 
 /// The innermost frames are btrfs's: of its module, or named so where it is built in.
@@ -253,9 +281,9 @@ fn stack_is_in_btrfs(stack: &[&str]) -> Result<()> {
 }
 
 /// The journal has the same finding.
-fn in_journal(journal: &Journal, monitor: &Monitor, finding: &Value) -> Result<()> {
+fn in_journal(monitor: &Monitor, finding: &Value) -> Result<()> {
     let text = |name: &str| finding[name].as_str().unwrap_or_default().to_owned();
-    let entry = journal.wait_for(
+    let entry = journal::wait_for(
         monitor.pid(),
         &[("REFVERIFY_KIND", text("kind")), ("REFVERIFY_BYTENR", finding["bytenr"].to_string())],
     )?;
@@ -290,7 +318,8 @@ fn end(monitor: Monitor, mut scratch: Scratch) -> Result<()> {
     Ok(())
 }
 
-fn delete_and_sync(scratch: &Scratch, file: &str) -> Result<()> {
+/// Deletes a file and has the kernel carry it out.
+pub(super) fn delete_and_sync(scratch: &Scratch, file: &str) -> Result<()> {
     fs::remove_file(scratch.path(file)).with_context(|| format!("cannot delete {file}"))?;
     // Fails where the kernel aborts, which is as it should be.
     let _ = syncfs(File::open(&scratch.mount_point)?);
@@ -298,7 +327,7 @@ fn delete_and_sync(scratch: &Scratch, file: &str) -> Result<()> {
 }
 
 impl Field {
-    fn new(place: &Place) -> Result<Self> {
+    pub(super) fn new(place: &Place) -> Result<Self> {
         let mut scratch = Scratch::new(place, 1 << 30)?;
         scratch.mkfs(&[])?;
         scratch.mount()?;

@@ -239,7 +239,7 @@ impl Writer {
     }
 
     /// On btrfs, copying whole sectors within one file system shares them (kernel:
-    /// fs/read_write.c, `vfs_copy_file_range`).
+    /// `fs/read_write.c`, `vfs_copy_file_range`).
     fn clone_part(&mut self, path: &Path) -> io::Result<()> {
         let source = File::open(self.other_file(path))?;
         let target = self.create(path)?;
@@ -313,7 +313,7 @@ fn balances(shared: &Shared) -> Result<()> {
         } else {
             command.args(["balance", "start", "--full-balance", mount_point]);
         }
-        let done = command::finish(&mut command, Duration::from_secs(600))?;
+        let done = command::finish(&mut command, Duration::from_mins(10))?;
         // Paused, a balance ends with a status other than 0.
         paused = shared.hold_balance.load(Relaxed) && !done.status.success();
         if done.status.success() {

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The longest: a first build of everything.
-const LIMIT: Duration = Duration::from_secs(20 * 60);
+const LIMIT: Duration = Duration::from_mins(20);
 
 /// Lines of a failed command's output that are shown.
 const SHOWN_LINES: usize = 60;

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How long a scenario may take.
-const LIMIT: Duration = Duration::from_secs(10 * 60);
+const LIMIT: Duration = Duration::from_mins(10);
 
 /// Lines of a failed scenario's output that are shown.
 const SHOWN_LINES: usize = 15;

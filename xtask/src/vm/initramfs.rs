@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(offsets.len(), 3, "bin, bin/ab and the trailer");
         assert!(offsets.iter().all(|at| at % 4 == 0));
         assert_eq!(&text[offsets[0] + 110..][..4], "bin\0");
-        assert_eq!(&text[offsets[1] + 110..][..15], "bin/ab\0\0\0\012345");
+        assert_eq!(&text[offsets[1] + 110..][..15], concat!("bin/ab", "\0\0\0\0", "12345"));
         assert_eq!(&text[offsets[1] + 14..][..8], "000081ed");
         assert_eq!(&text[offsets[1] + 54..][..8], "00000005");
         assert!(text[offsets[1]..].contains("12345\0\0\0"));

@@ -179,7 +179,7 @@ impl PrivateApt {
     }
 
     fn get(&self, args: &[&str]) -> Result<String> {
-        output(self.command("apt-get").arg("-q").args(args), Duration::from_secs(600))
+        output(self.command("apt-get").arg("-q").args(args), Duration::from_mins(10))
     }
 
     /// The package of the line's newest kernel: what `linux-image-amd64` depends on.

@@ -78,7 +78,7 @@ impl Vm {
             initramfs: &self.initramfs,
             scenario: scenario.name,
             log: workspace::vm().join(format!("{line}-{}.log", scenario.name)),
-            limit: Duration::from_secs(15 * 60),
+            limit: Duration::from_mins(15),
             echo,
         })
     }
