@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use super::{
     Outcome, Place,
     compare::{Frozen, OnDisk, read_disk},
+    journal::{self, Journal},
     scratch::Scratch,
     workload::Workload,
 };
@@ -40,7 +41,20 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
     scratch.unmount()?;
     adds_up(&read_disk(&scratch.device)?)?;
     command::run("btrfs", &["check", "--readonly", scratch.device_name()])?;
+    journal_takes_and_gives()?;
     Ok(Outcome::Passed)
+}
+
+/// An entry sent to the journal can be read back by its fields, and no other one is.
+fn journal_takes_and_gives() -> Result<()> {
+    let _journal = Journal::start()?;
+    let pid = std::process::id();
+    journal::send("first", "hello-first")?;
+    journal::send("second", "hello-second")?;
+    let entry = journal::wait_for(pid, &[("REFVERIFY_KIND", "hello-second".to_owned())])?;
+    ensure!(entry["MESSAGE"] == "second", "the journal gave {entry}");
+    println!("the journal takes entries and gives them back");
+    Ok(())
 }
 
 /// Every extent's references sum up to the total that its item states.

@@ -52,6 +52,15 @@ impl Journal {
     }
 }
 
+/// Writes an entry of two fields in the native protocol (systemd, Journal Native Protocol).
+pub(crate) fn send(message: &str, kind: &str) -> Result<()> {
+    let entry = format!("MESSAGE={message}\nREFVERIFY_KIND={kind}\n");
+    UnixDatagram::unbound()?
+        .send_to(entry.as_bytes(), SOCKET)
+        .with_context(|| format!("cannot send to {SOCKET}"))?;
+    Ok(())
+}
+
 impl Drop for Journal {
     fn drop(&mut self) {
         if let Some(child) = &mut self.started {

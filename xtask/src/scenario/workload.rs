@@ -213,14 +213,14 @@ impl Writer {
             }
             90..93 => {
                 let (at, len) = self.range();
-                Ok(fallocate(&self.create(path)?, FallocateFlags::empty(), at, len)?)
+                Ok(fallocate(&create(path)?, FallocateFlags::empty(), at, len)?)
             }
             _ => fs::remove_file(path),
         }
     }
 
     fn write(&mut self, path: &Path, sync: bool) -> io::Result<()> {
-        let file = self.create(path)?;
+        let file = create(path)?;
         let (at, len) = self.range();
         let mut data = vec![0; usize::try_from(len).expect("some hundred KiB")];
         self.random.fill(&mut data);
@@ -230,7 +230,7 @@ impl Writer {
 
     fn clone_whole(&mut self, path: &Path) -> io::Result<()> {
         let source = File::open(self.other_file(path))?;
-        let target = self.create(path)?;
+        let target = create(path)?;
         if source.metadata()?.len() % SECTOR != 0 {
             // An end inside a sector can only be cloned to the target's end.
             target.set_len(0)?;
@@ -242,16 +242,12 @@ impl Writer {
     /// `fs/read_write.c`, `vfs_copy_file_range`).
     fn clone_part(&mut self, path: &Path) -> io::Result<()> {
         let source = File::open(self.other_file(path))?;
-        let target = self.create(path)?;
+        let target = create(path)?;
         let (mut from, len) = self.range();
         let mut to = self.range().0;
         let len = usize::try_from(len).expect("some hundred KiB");
         copy_file_range(&source, Some(&mut from), &target, Some(&mut to), len)?;
         Ok(())
-    }
-
-    fn create(&self, path: &Path) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
     }
 
     fn any_file(&mut self) -> PathBuf {
@@ -274,6 +270,11 @@ impl Writer {
         let len = 1 + self.random.below(32.min(FILE_SECTORS - at));
         (at * SECTOR, len * SECTOR)
     }
+}
+
+/// Opens a file, which may have to be made.
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
 /// Takes snapshots and deletes the oldest, a few a second.

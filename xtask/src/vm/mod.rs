@@ -1,7 +1,11 @@
 //! `cargo xtask vm KERNEL SCENARIO...`: boots a stock Debian kernel in QEMU, with nothing in
 //! it but our own binaries as an initramfs, and runs scenarios in it, one boot each.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Result, bail};
 
@@ -58,7 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 impl Vm {
     /// Fetches the kernel, unless it is cached, and packs the image.
-    pub(crate) fn prepare(line: &str, xtask: &PathBuf, monitor: &PathBuf) -> Result<Self> {
+    pub(crate) fn prepare(line: &str, xtask: &Path, monitor: &Path) -> Result<Self> {
         let kernel = kernel::fetch(kernel::find(line)?)?;
         let initramfs = workspace::vm().join(format!("initramfs-{line}.cpio"));
         image::pack(&initramfs, &kernel, xtask, monitor)?;
