@@ -40,12 +40,14 @@ const DISK: &str = "/dev/vda";
 const VERDICT: &str = "guest verdict: ";
 
 /// File systems, in order: what, where. Those of debugging may be missing.
-const MOUNTS: [(&str, &str, bool); 7] = [
+const MOUNTS: [(&str, &str, bool); 8] = [
     ("proc", "/proc", true),
     ("sysfs", "/sys", true),
     ("devtmpfs", "/dev", true),
     ("tmpfs", "/tmp", true),
     ("tmpfs", "/run", true),
+    // systemd-journald does not start without it.
+    ("cgroup2", "/sys/fs/cgroup", true),
     ("debugfs", "/sys/kernel/debug", false),
     ("tracefs", "/sys/kernel/tracing", false),
 ];
