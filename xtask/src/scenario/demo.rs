@@ -15,9 +15,10 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{
     Outcome, Place,
     compare::{Frozen, read_disk},
+    field::Field,
     monitor::{self, STATUS_FINDINGS},
     oracle,
-    planted::{Field, delete_and_sync},
+    planted::delete_and_sync,
     scratch::Scratch,
     workload::Workload,
 };

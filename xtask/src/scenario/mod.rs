@@ -9,6 +9,7 @@ mod bench_path;
 mod cannot_start;
 mod compare;
 mod demo;
+mod field;
 mod hello;
 mod honest;
 mod journal;

@@ -5,34 +5,23 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::{FileExt, MetadataExt},
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::{StatVfsMountFlags, ioctl_ficlone, statvfs, syncfs};
 use serde_json::Value;
 
 use super::{
     Outcome, Place,
-    compare::{Frozen, compare, read_disk},
+    compare::{Frozen, compare},
+    field::{FS_TREE, Field, Target, sync},
     journal::{self, Journal},
     monitor::{Monitor, STATUS_FINDINGS},
-    oracle::Extents,
     scratch::Scratch,
     workload::Workload,
 };
 use crate::plant::{Edit, plant};
-
-/// The top-level subvolume, where all the files here are.
-const FS_TREE: u64 = 5;
-
-/// A file, and the extent that its data are in.
-#[derive(Clone, Copy)]
-pub(super) struct Target {
-    pub(super) inode: u64,
-    pub(super) bytenr: u64,
-}
 
 /// What is expected of the monitor.
 struct Expected {
@@ -41,20 +30,6 @@ struct Expected {
     /// What reading the extent tree shows already, by itself.
     on_disk: &'static [&'static str],
     target: Target,
-}
-
-/// A file system with files to plant faults at, unmounted.
-pub(super) struct Field {
-    pub(super) scratch: Scratch,
-    /// Its data are shared by `clone`.
-    origin: Target,
-    pub(super) clone: Target,
-    /// Files whose data are nobody else's.
-    single: Target,
-    /// Its extent is referenced twice at the same offset: the middle was overwritten.
-    split: Target,
-    /// A subvolume that exists.
-    other_root: u64,
 }
 
 /// Item edit: the clone's inline `EXTENT_DATA_REF` is removed, the total kept; whoever reads the
@@ -324,61 +299,4 @@ pub(super) fn delete_and_sync(scratch: &Scratch, file: &str) -> Result<()> {
     // Fails where the kernel aborts, which is as it should be.
     let _ = syncfs(File::open(&scratch.mount_point)?);
     Ok(())
-}
-
-impl Field {
-    pub(super) fn new(place: &Place) -> Result<Self> {
-        let mut scratch = Scratch::new(place, 1 << 30)?;
-        scratch.mkfs(&[])?;
-        scratch.mount()?;
-        let other = scratch.path("other");
-        crate::command::run("btrfs", &["subvolume", "create", &other.to_string_lossy()])?;
-        // The first subvolume's id.
-        let other_root = 256;
-        // Neighbours, so that no target is the first item of its leaf.
-        for number in 0..50 {
-            fs::write(scratch.path(format!("neighbour{number}")), [9; 8192])?;
-        }
-        sync(&scratch)?;
-        for name in ["origin", "single", "split"] {
-            fs::write(scratch.path(name), vec![7; 128 << 10])?;
-        }
-        sync(&scratch)?;
-        let clone = File::create(scratch.path("clone"))?;
-        ioctl_ficlone(&clone, File::open(scratch.path("origin"))?)?;
-        let split = File::options().write(true).open(scratch.path("split"))?;
-        split.write_all_at(&[8; 4096], 64 << 10)?;
-        sync(&scratch)?;
-        let inode = |name: &str| Ok::<_, anyhow::Error>(fs::metadata(scratch.path(name))?.ino());
-        let inodes = [inode("origin")?, inode("clone")?, inode("single")?, inode("split")?];
-        drop((clone, split));
-        scratch.unmount()?;
-        let extents = read_disk(&scratch.device)?.extents;
-        let [origin, clone, single, split] = inodes.map(|inode| Target::find(&extents, inode));
-        Ok(Self {
-            scratch,
-            origin: origin?,
-            clone: clone?,
-            single: single?,
-            split: split?,
-            other_root,
-        })
-    }
-}
-
-impl Target {
-    /// The extent that the inode's first byte is in.
-    fn find(extents: &Extents, inode: u64) -> Result<Self> {
-        let key = [FS_TREE, 0, inode, 0];
-        for (&bytenr, extent) in extents {
-            if extent.level.is_none() && extent.refs.contains_key(&key) {
-                return Ok(Self { inode, bytenr });
-            }
-        }
-        bail!("no extent holds the data of inode {inode}")
-    }
-}
-
-fn sync(scratch: &Scratch) -> Result<()> {
-    syncfs(File::open(&scratch.mount_point)?).context("cannot sync")
 }

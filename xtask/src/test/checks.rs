@@ -43,7 +43,7 @@ fn deny() -> Result<Outcome> {
     if !known.status.success() {
         return Ok(Outcome::Skipped(Skip::cannot_run("cargo-deny is not installed")));
     }
-    passes(&mut cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"]))
+    passes(&mut cargo(&["deny", "check", "bans", "licenses", "sources"]))
 }
 
 fn unit_tests() -> Result<Outcome> {
