@@ -19,13 +19,13 @@ pub mod objectid {
     /// The chunk items' object id in the chunk tree.
     pub const FIRST_CHUNK_TREE: u64 = 256;
     /// Log trees (-6): their blocks are never counted in the extent tree.
-    pub const TREE_LOG: u64 = -6_i64 as u64;
+    pub const TREE_LOG: u64 = (-6_i64).cast_unsigned();
     /// Relocation trees (-8).
-    pub const TREE_RELOC: u64 = -8_i64 as u64;
+    pub const TREE_RELOC: u64 = (-8_i64).cast_unsigned();
     /// The inode tree that relocation moves data through (-9).
-    pub const DATA_RELOC_TREE: u64 = -9_i64 as u64;
+    pub const DATA_RELOC_TREE: u64 = (-9_i64).cast_unsigned();
     /// The last id that a subvolume or an inode can have.
-    pub const LAST_FREE: u64 = -256_i64 as u64;
+    pub const LAST_FREE: u64 = (-256_i64).cast_unsigned();
 }
 
 /// What a delayed reference asks for (kernel: `enum btrfs_delayed_ref_action`; the values

@@ -223,15 +223,15 @@ pub enum ToVerifier {
     Hello(Hello),
     /// A watched file system is mounted.
     Mount(Mount),
-    /// One drain of the ring buffer, or the part of it up to another message. Loss that was
-    /// counted by the time of the drain's end is sent before its last batch. An empty batch
-    /// follows the last full one: it says that a later drain found nothing more and no loss.
+    /// What a drain of the ring buffer brought, in order.
     Events(Vec<Event>),
+    /// A drain has ended. Loss that the counters, read after it, show has been told before
+    /// this. Told after each drain that brought something, and after the first empty one
+    /// that follows it.
+    Drained,
     /// A call failed after its event was recorded: the last event of that thread did not
     /// happen.
     Retraction {
-        /// The file system.
-        fs: FsSlot,
         /// The thread whose last event is void.
         tid: u32,
         /// What the kernel function returned; below 0.

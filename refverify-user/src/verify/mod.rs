@@ -1,1 +1,25 @@
-//! placeholder
+//! The verifier: it holds the model of what should be in the extent tree, and judges.
+//!
+//! Nothing here touches the kernel or a device. All that is known comes in as
+//! [`ToVerifier`](crate::feed::ToVerifier) messages; what is wanted and what is to be told goes
+//! out as values. Given the same messages it does the same again.
+
+mod cut;
+mod dump;
+mod filesystem;
+mod finding;
+mod gate;
+mod history;
+mod ledger;
+mod notice;
+mod rules;
+mod seeder;
+mod stacks;
+mod verifier;
+
+#[cfg(test)]
+mod testing;
+
+pub use finding::{ActionRecord, Cause, ExtentDump, Finding, FindingKind, Symbols};
+pub use notice::{Coverage, FsState, Notice, Span, Summary};
+pub use verifier::{Outbox, Verifier, VerifierConfig};

@@ -1,0 +1,163 @@
+//! The publication gate: a finding is told one drain of the ring buffer after its event.
+//!
+//! By then the loss counters, read later than the event, have shown no loss, and a call that
+//! failed has had its retraction sent. So a finding never overtakes the news that it is void.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::{Cause, Finding};
+use crate::feed::{Change, Event, FsSlot};
+
+/// Holds findings back, and remembers what each thread did last.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    /// The drain that is arriving now.
+    drain: u64,
+    held: VecDeque<Held>,
+    last_of_thread: HashMap<u32, LastEvent>,
+}
+
+#[derive(Debug)]
+struct Held {
+    drain: u64,
+    finding: Finding,
+}
+
+/// The last event of a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LastEvent {
+    drain: u64,
+    time_ns: u64,
+    /// The file system.
+    pub(crate) fs: FsSlot,
+    /// The extent.
+    pub(crate) bytenr: u64,
+    /// The transaction.
+    pub(crate) transid: u64,
+}
+
+impl Gate {
+    /// An event has come.
+    pub(crate) fn saw(&mut self, event: &Event) {
+        let Change::Ref { bytenr, .. } = event.change else { return };
+        let last = LastEvent {
+            drain: self.drain,
+            time_ns: event.time_ns,
+            fs: event.fs,
+            bytenr,
+            transid: event.transid,
+        };
+        self.last_of_thread.insert(event.tid, last);
+    }
+
+    /// A finding was made.
+    pub(crate) fn hold(&mut self, finding: Finding) {
+        self.held.push_back(Held { drain: self.drain, finding });
+    }
+
+    /// A drain has ended. Returns the findings that may be told: those of earlier drains.
+    pub(crate) fn drained(&mut self) -> Vec<Finding> {
+        let ended = self.drain;
+        self.drain += 1;
+        self.last_of_thread.retain(|_, last| last.drain == ended);
+        let ready = self.held.iter().take_while(|held| held.drain < ended).count();
+        self.held.drain(..ready).map(|held| held.finding).collect()
+    }
+
+    /// Nothing more will come that could void a finding.
+    pub(crate) fn open(&mut self) -> Vec<Finding> {
+        self.held.drain(..).map(|held| held.finding).collect()
+    }
+
+    /// The last call of a thread failed: returns the event that did not happen, and withdraws
+    /// the finding that rests on it.
+    pub(crate) fn retract(&mut self, tid: u32) -> Option<LastEvent> {
+        let void = self.last_of_thread.remove(&tid)?;
+        let rests_on_it = |finding: &Finding| match &finding.cause {
+            Cause::Event(event) => event.tid == tid && event.time_ns == void.time_ns,
+            Cause::Disk { .. } => false,
+        };
+        self.held.retain(|held| !rests_on_it(&held.finding));
+        Some(void)
+    }
+
+    /// Events of this file system were lost: no finding that is still held can be trusted.
+    pub(crate) fn withdraw(&mut self, fs: FsSlot) {
+        self.held.retain(|held| held.finding.fs != fs);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        btrfs::Action,
+        verify::{FindingKind, Symbols, testing::data_event},
+    };
+
+    fn finding(event: Event) -> Finding {
+        Finding {
+            kind: FindingKind::NoEntry,
+            fs: event.fs,
+            cause: Cause::Event(event),
+            extent: None,
+            symbols: Symbols::default(),
+        }
+    }
+
+    fn gate_with_a_finding() -> Gate {
+        let mut gate = Gate::default();
+        let event = data_event(Action::DropRef, 4096, 0, 9);
+        gate.saw(&event);
+        gate.hold(finding(event));
+        gate
+    }
+
+    #[test]
+    fn a_finding_is_told_one_drain_after_its_event() {
+        let mut gate = gate_with_a_finding();
+        assert_eq!(gate.drained().len(), 0);
+        assert_eq!(gate.drained().len(), 1);
+        assert_eq!(gate.drained().len(), 0);
+    }
+
+    #[test]
+    fn a_failed_call_leaves_no_finding() {
+        let mut gate = gate_with_a_finding();
+        gate.drained();
+        let void = gate.retract(77).unwrap();
+        assert_eq!((void.bytenr, void.transid), (4096, 9));
+        assert_eq!(gate.drained().len(), 0);
+    }
+
+    #[test]
+    fn a_failed_call_voids_only_the_last_event_of_its_own_thread() {
+        let mut gate = gate_with_a_finding();
+        let other = Event { tid: 78, ..data_event(Action::DropRef, 8192, 0, 9) };
+        gate.saw(&other);
+        gate.hold(finding(other));
+        let later =
+            Event { time_ns: 1, stack: Arc::from([]), ..data_event(Action::AddRef, 0, 0, 9) };
+        gate.saw(&later);
+        assert_eq!(gate.retract(77).unwrap().bytenr, 0);
+        gate.drained();
+        assert_eq!(gate.drained().len(), 2);
+    }
+
+    #[test]
+    fn a_retraction_without_an_event_is_another_file_systems() {
+        let mut gate = gate_with_a_finding();
+        assert_eq!(gate.retract(1234), None);
+    }
+
+    #[test]
+    fn loss_withdraws_what_is_still_held() {
+        let mut gate = gate_with_a_finding();
+        gate.withdraw(FsSlot(1));
+        gate.drained();
+        gate.withdraw(FsSlot(0));
+        assert_eq!(gate.drained().len(), 0);
+    }
+}

@@ -1,0 +1,191 @@
+//! What the verifier tells the world, apart from its requests to the agent.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::{Finding, FindingKind};
+use crate::feed::{FsSlot, Hello, Loss};
+
+/// Something to be reported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The agent is armed.
+    Started(Hello),
+    /// A watched device is not mounted; its mount is waited for.
+    WaitingForMount {
+        /// Which.
+        fs: FsSlot,
+    },
+    /// A watched file system is mounted.
+    Mounted {
+        /// Which.
+        fs: FsSlot,
+        /// The hooks were live before the mount.
+        armed_before: bool,
+    },
+    /// A transaction was running when the hooks went live: reading starts at its commit.
+    WaitingForCommit {
+        /// Which.
+        fs: FsSlot,
+        /// The first generation that can be used.
+        generation: u64,
+    },
+    /// The extent tree is being read. Told when reading starts, when it goes on at a newer
+    /// generation, and now and then for progress.
+    Seeding {
+        /// Which.
+        fs: FsSlot,
+        /// Its fsid, as on disk.
+        fsid: Uuid,
+        /// The generation read now.
+        generation: u64,
+        /// Share of the key space that is read, in thousandths.
+        done_permille: u32,
+        /// Extents read so far.
+        extents: u64,
+        /// Events that wait for their range to be read.
+        events_waiting: u64,
+    },
+    /// All of the extent tree has been read: from here every event is judged.
+    Seeded {
+        /// Which.
+        fs: FsSlot,
+        /// The generation at which reading began.
+        first_generation: u64,
+        /// The generation at which it ended.
+        generation: u64,
+        /// Extents known.
+        extents: u64,
+    },
+    /// A violation.
+    Finding(Box<Finding>),
+    /// Events were lost: nothing is judged until the extent tree has been read again.
+    Blind {
+        /// Which.
+        fs: FsSlot,
+        /// What was lost.
+        loss: Loss,
+        /// Everything up to this transid was verified.
+        verified_upto: u64,
+    },
+    /// The kernel aborted a transaction: the file system is read-only until it is mounted
+    /// again, and nothing from this transaction on reaches the disk.
+    Aborted {
+        /// Which.
+        fs: FsSlot,
+        /// The aborted transaction.
+        transid: u64,
+        /// Why; below 0.
+        errno: i32,
+    },
+    /// The file system cannot be verified; the sentence says why.
+    Refused {
+        /// Which.
+        fs: FsSlot,
+        /// Why, in one sentence.
+        reason: String,
+    },
+    /// The file system is gone from the kernel.
+    Unmounted {
+        /// Which.
+        fs: FsSlot,
+    },
+    /// The ledger was asked for; text as `docs/ledger-dump.md` describes it.
+    Dump(String),
+    /// The last notice.
+    Summary(Summary),
+}
+
+/// Where a watched file system stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FsState {
+    /// Not mounted.
+    Unmounted,
+    /// Its extent tree is being read (or a commit is waited for).
+    Seeding,
+    /// Every event is judged.
+    Live,
+    /// Events were lost; reading again has not ended.
+    Blind,
+    /// A transaction was aborted.
+    Aborted,
+    /// It cannot be verified.
+    Refused,
+}
+
+impl FsState {
+    /// The name, in lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unmounted => "unmounted",
+            Self::Seeding => "seeding",
+            Self::Live => "live",
+            Self::Blind => "blind",
+            Self::Aborted => "aborted",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Transactions, first to last, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The first transid.
+    pub first: u64,
+    /// The last transid.
+    pub last: u64,
+}
+
+/// What was verified of one file system, and what was not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coverage {
+    /// Which.
+    pub fs: FsSlot,
+    /// Its device.
+    pub device: String,
+    /// Its fsid; `None` when it was never read.
+    pub fsid: Option<Uuid>,
+    /// Where it stands at the end.
+    pub state: FsState,
+    /// Transactions whose every event was judged.
+    pub verified: Vec<Span>,
+    /// Transactions of which events are missing.
+    pub blind: Vec<Span>,
+    /// Events that came.
+    pub events_seen: u64,
+    /// Events that were judged.
+    pub events_applied: u64,
+    /// Events of generations that were read from disk and already contain them.
+    pub events_on_disk: u64,
+    /// Events withdrawn because their call failed.
+    pub events_retracted: u64,
+    /// Extents known at the end.
+    pub extents: u64,
+}
+
+/// The end of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// One for each watched device, in the user's order.
+    pub coverage: Vec<Coverage>,
+    /// How many findings of each kind were published.
+    pub findings: BTreeMap<FindingKind, u64>,
+    /// Everything that was lost.
+    pub losses: Vec<Loss>,
+}
+
+impl Summary {
+    /// Whether there was a finding.
+    pub fn has_findings(&self) -> bool {
+        self.findings.values().any(|&count| count > 0)
+    }
+
+    /// Whether something that was to be watched was not verified.
+    pub fn has_gaps(&self) -> bool {
+        let gap = |fs: &Coverage| {
+            !fs.blind.is_empty() || matches!(fs.state, FsState::Blind | FsState::Refused)
+        };
+        !self.losses.is_empty() || self.coverage.iter().any(gap)
+    }
+}

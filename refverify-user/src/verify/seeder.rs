@@ -1,0 +1,146 @@
+//! Reads one range of the extent tree over the feed.
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{
+    btrfs::{
+        DiskExtent, DiskFinding,
+        format::{ReadFailure, Superblock},
+        reader::{BlockRead, ExtentReader, ReaderStep},
+    },
+    feed::{BlockError, BlockRequest, FsSlot},
+};
+
+/// A range being read, leaf by leaf.
+pub(crate) struct Seeder {
+    reader: ExtentReader,
+    range: Range<u64>,
+    /// Everything of the range below is done.
+    position: u64,
+    /// Extents at or above the position, complete, whose leaf is not.
+    ahead: Vec<DiskExtent>,
+    waits_for_commit: bool,
+    /// What is read now.
+    generation: u64,
+}
+
+/// What reading led to.
+pub(crate) enum Progress {
+    /// A superblock was chosen; reading goes on at its generation, from the range's start.
+    At { generation: u64, superblock: Arc<Superblock>, rest: Range<u64> },
+    /// This range has been read whole, and these are its extents.
+    Read { range: Range<u64>, generation: u64, extents: Vec<DiskExtent> },
+    /// Something in the tree is wrong.
+    Wrong { generation: u64, finding: DiskFinding },
+    /// The disk is at `durable`, which is too old: the next commit is waited for.
+    Waits { durable: u64 },
+    /// It cannot be read; the sentence says why.
+    Failed(String),
+    /// All of the range is read.
+    Done { generation: u64 },
+}
+
+impl Seeder {
+    /// Begins to read a range at `min_generation` or later.
+    pub(crate) fn new(range: Range<u64>, min_generation: u64) -> Self {
+        Self {
+            reader: ExtentReader::new(range.clone(), min_generation),
+            position: range.start,
+            range,
+            ahead: Vec::new(),
+            waits_for_commit: false,
+            generation: 0,
+        }
+    }
+
+    /// The reads that are wanted now; ids are the reader's own.
+    pub(crate) fn requests(&mut self, fs: FsSlot) -> Vec<BlockRequest> {
+        let wanted = self.reader.poll_requests();
+        let request = |read: BlockRead| BlockRequest {
+            fs,
+            id: read.id,
+            devid: read.devid,
+            offset: read.offset,
+            len_bytes: read.len_bytes,
+        };
+        wanted.into_iter().map(request).collect()
+    }
+
+    /// Takes the answer to a request.
+    pub(crate) fn answer(&mut self, id: u64, data: Result<Bytes, BlockError>) {
+        self.reader.answer(id, data.map_err(ReadFailure::new));
+    }
+
+    /// A superblock newer than the last one is on disk.
+    pub(crate) fn committed(&mut self) {
+        if self.waits_for_commit {
+            self.waits_for_commit = false;
+            self.reader.retry();
+        }
+    }
+
+    /// Goes on at a newer generation, at the next border between leaves.
+    pub(crate) fn move_on(&mut self) {
+        self.reader.move_on();
+    }
+
+    /// How much of the key space is read, in thousandths.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share between 0 and 1"
+    )]
+    pub(crate) fn done_permille(&self) -> u32 {
+        (self.reader.progress() * 1000.0) as u32
+    }
+
+    /// The next thing that reading led to; `None` when answers are waited for.
+    pub(crate) fn next(&mut self) -> Option<Progress> {
+        loop {
+            let step = self.reader.next_step()?;
+            if let Some(progress) = self.take(step) {
+                return Some(progress);
+            }
+        }
+    }
+
+    fn take(&mut self, step: ReaderStep) -> Option<Progress> {
+        match step {
+            ReaderStep::Extent(extent) => {
+                self.ahead.push(extent);
+                None
+            }
+            ReaderStep::Generation { generation, superblock, .. } => {
+                self.ahead.clear();
+                self.generation = generation;
+                let rest = self.position..self.range.end;
+                Some(Progress::At { generation, superblock, rest })
+            }
+            ReaderStep::Complete { upto_bytenr, generation } => {
+                self.complete(upto_bytenr, generation)
+            }
+            ReaderStep::Finding(finding) => {
+                Some(Progress::Wrong { generation: self.generation, finding })
+            }
+            ReaderStep::TooOld { generation } => {
+                self.waits_for_commit = true;
+                Some(Progress::Waits { durable: generation })
+            }
+            ReaderStep::Failed(error) => Some(Progress::Failed(error.to_string())),
+            ReaderStep::Done { generation } => Some(Progress::Done { generation }),
+        }
+    }
+
+    fn complete(&mut self, upto: u64, generation: u64) -> Option<Progress> {
+        let upto = upto.min(self.range.end);
+        if upto <= self.position {
+            return None;
+        }
+        let range = self.position..upto;
+        self.position = upto;
+        let extents = std::mem::take(&mut self.ahead);
+        Some(Progress::Read { range, generation, extents })
+    }
+}

@@ -1,0 +1,250 @@
+//! The verifier: messages in, requests and notices out.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use super::{
+    Finding, FindingKind, FsState, Notice, Summary,
+    filesystem::{Effects, FileSystem},
+    gate::Gate,
+    stacks::Stacks,
+};
+use crate::feed::{Event, FsSlot, Hello, Loss, ToAgent, ToVerifier};
+
+/// What the user chose.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VerifierConfig {
+    /// End at the first violation, as the kernel's checker does.
+    pub stop_on_violation: bool,
+}
+
+/// What a message led to.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// For the agent, in order.
+    pub requests: Vec<ToAgent>,
+    /// For the reports, in order.
+    pub notices: Vec<Notice>,
+}
+
+/// Holds the model of every watched file system, and judges.
+pub struct Verifier {
+    config: VerifierConfig,
+    filesystems: Vec<FileSystem>,
+    stacks: Stacks,
+    gate: Gate,
+    symbols: HashMap<u64, Arc<str>>,
+    /// Findings past the gate whose stacks have no text yet.
+    unresolved: VecDeque<Finding>,
+    findings: BTreeMap<FindingKind, u64>,
+    losses: Vec<Loss>,
+    told_waiting: bool,
+    stopping: bool,
+    ended: Ended,
+}
+
+/// How far the end is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    No,
+    /// Nothing more will come from the kernel; texts of symbols still may.
+    Bye,
+    /// The summary is out.
+    Summed,
+}
+
+impl Verifier {
+    /// A verifier that knows nothing yet; the agent's hello tells it what is watched.
+    pub fn new(config: VerifierConfig) -> Self {
+        Self {
+            config,
+            filesystems: Vec::new(),
+            stacks: Stacks::default(),
+            gate: Gate::default(),
+            symbols: HashMap::new(),
+            unresolved: VecDeque::new(),
+            findings: BTreeMap::new(),
+            losses: Vec::new(),
+            told_waiting: false,
+            stopping: false,
+            ended: Ended::No,
+        }
+    }
+
+    /// Handles one message. After [`ToVerifier::Bye`], and the symbols that were still asked
+    /// for, the last notice is [`Notice::Summary`].
+    pub fn handle(&mut self, message: ToVerifier, out: &mut Outbox) {
+        let mut fx = Effects::default();
+        match message {
+            ToVerifier::Hello(hello) => self.hello(hello, &mut fx),
+            ToVerifier::Mount(mount) => {
+                if let Some(fs) = self.filesystems.get_mut(mount.fs.0 as usize) {
+                    fs.mounted(mount.device, mount.first_usable_generation, &mut fx);
+                }
+            }
+            ToVerifier::Events(events) => {
+                for event in events {
+                    self.event(event);
+                }
+            }
+            ToVerifier::Drained => self.drained(out),
+            ToVerifier::Retraction { tid, .. } => self.retraction(tid),
+            ToVerifier::Loss(loss) => self.loss(loss, &mut fx),
+            ToVerifier::Commit { fs, transid } => {
+                self.with(fs, |fs, gate| fs.committed(transid, gate, &mut fx));
+            }
+            ToVerifier::Abort { fs, transid, errno } => {
+                self.with(fs, |fs, _| fs.aborted(transid, errno, &mut fx));
+            }
+            ToVerifier::Unmount { fs } => self.with(fs, |fs, _| fs.unmounted(&mut fx)),
+            ToVerifier::Block(answer) => {
+                self.with(answer.fs, |fs, gate| fs.answer(answer, gate, &mut fx));
+            }
+            ToVerifier::Symbols(symbols) => self.resolved(symbols, out),
+            ToVerifier::DumpWanted => fx.notices.push(Notice::Dump(self.dump())),
+            ToVerifier::Tick { time_ns } => self.tick(time_ns, &mut fx),
+            ToVerifier::Bye => self.bye(out),
+        }
+        out.requests.extend(fx.reads.into_iter().map(ToAgent::Read));
+        out.notices.append(&mut fx.notices);
+        self.end_when_nothing_is_owed(out);
+    }
+
+    fn with(&mut self, fs: FsSlot, work: impl FnOnce(&mut FileSystem, &mut Gate)) {
+        if let Some(filesystem) = self.filesystems.get_mut(fs.0 as usize) {
+            work(filesystem, &mut self.gate);
+        }
+    }
+
+    fn hello(&mut self, hello: Hello, fx: &mut Effects) {
+        let slots = (0_u32..).map(FsSlot).zip(&hello.devices);
+        self.filesystems =
+            slots.map(|(slot, device)| FileSystem::new(slot, device.clone())).collect();
+        fx.notices.push(Notice::Started(hello));
+    }
+
+    fn event(&mut self, mut event: Event) {
+        if self.stopping {
+            return;
+        }
+        event.stack = self.stacks.intern(event.stack);
+        if let Some(filesystem) = self.filesystems.get_mut(event.fs.0 as usize) {
+            filesystem.event(event, &mut self.gate);
+        }
+    }
+
+    fn retraction(&mut self, tid: u32) {
+        let Some(void) = self.gate.retract(tid) else { return };
+        self.with(void.fs, |fs, _| fs.retracted(&void));
+    }
+
+    fn loss(&mut self, loss: Loss, fx: &mut Effects) {
+        self.losses.push(loss);
+        let slots = (0_u32..).map(FsSlot).zip(&mut self.filesystems);
+        for (slot, filesystem) in slots {
+            if loss.fs.is_none_or(|fs| fs == slot) {
+                self.gate.withdraw(slot);
+                filesystem.lost(loss, fx);
+            }
+        }
+    }
+
+    fn drained(&mut self, out: &mut Outbox) {
+        for filesystem in &mut self.filesystems {
+            filesystem.drained();
+        }
+        let ready = self.gate.drained();
+        self.publish(ready, out);
+    }
+
+    fn tick(&mut self, time_ns: u64, fx: &mut Effects) {
+        let slots = (0_u32..).map(FsSlot).zip(&mut self.filesystems);
+        for (slot, filesystem) in slots {
+            if !self.told_waiting && filesystem.state() == FsState::Unmounted {
+                fx.notices.push(Notice::WaitingForMount { fs: slot });
+            }
+            filesystem.tick(time_ns, &mut self.gate, fx);
+        }
+        self.told_waiting = true;
+    }
+
+    fn bye(&mut self, out: &mut Outbox) {
+        self.ended = Ended::Bye;
+        let ready = self.gate.open();
+        self.publish(ready, out);
+    }
+
+    /// Findings past the gate wait only for the texts of their stacks.
+    fn publish(&mut self, findings: Vec<Finding>, out: &mut Outbox) {
+        let mut missing: Vec<u64> = findings
+            .iter()
+            .flat_map(Finding::addresses)
+            .filter(|address| !self.symbols.contains_key(address))
+            .collect();
+        missing.sort_unstable();
+        missing.dedup();
+        if !missing.is_empty() {
+            out.requests.push(ToAgent::Symbolise(missing));
+        }
+        self.unresolved.extend(findings);
+        self.publish_resolved(out);
+    }
+
+    fn resolved(&mut self, symbols: Vec<(u64, Arc<str>)>, out: &mut Outbox) {
+        self.symbols.extend(symbols);
+        self.publish_resolved(out);
+    }
+
+    /// In order: a finding never overtakes an earlier one.
+    fn publish_resolved(&mut self, out: &mut Outbox) {
+        while let Some(finding) = self.unresolved.front() {
+            let addresses = finding.addresses();
+            if !addresses.iter().all(|address| self.symbols.contains_key(address)) {
+                return;
+            }
+            if let Some(finding) = self.unresolved.pop_front() {
+                self.tell(finding, &addresses, out);
+            }
+        }
+    }
+
+    fn tell(&mut self, mut finding: Finding, addresses: &[u64], out: &mut Outbox) {
+        if self.stopping {
+            return;
+        }
+        let text = |address: &u64| Some((*address, self.symbols.get(address)?.clone()));
+        finding.symbols.0 = addresses.iter().filter_map(text).collect();
+        *self.findings.entry(finding.kind).or_insert(0) += 1;
+        out.notices.push(Notice::Finding(Box::new(finding)));
+        if self.config.stop_on_violation {
+            self.stopping = true;
+            out.requests.push(ToAgent::Stop);
+        }
+    }
+
+    fn dump(&self) -> String {
+        let mut text = String::new();
+        for filesystem in &self.filesystems {
+            filesystem.dump(&mut text);
+        }
+        text.push_str("end\n");
+        text
+    }
+
+    fn end_when_nothing_is_owed(&mut self, out: &mut Outbox) {
+        if self.ended == Ended::Bye && (self.unresolved.is_empty() || self.stopping) {
+            self.ended = Ended::Summed;
+            out.notices.push(Notice::Summary(self.summary()));
+        }
+    }
+
+    fn summary(&mut self) -> Summary {
+        Summary {
+            coverage: self.filesystems.iter_mut().map(FileSystem::coverage).collect(),
+            findings: self.findings.clone(),
+            losses: self.losses.clone(),
+        }
+    }
+}
