@@ -20,7 +20,7 @@ use super::{
     oracle,
     planted::delete_and_sync,
     scratch::Scratch,
-    workload::Workload,
+    workload::{Balances, Workload},
 };
 use crate::{
     machine,
@@ -52,7 +52,7 @@ fn honest(place: &Place) -> Result<()> {
     say("Now two writers write, fsync, reflink, truncate and delete, snapshots come and go,");
     say("and a full balance moves everything, again and again.");
     let start = Instant::now();
-    let mut workload = Workload::start(&scratch.mount_point, 4)?;
+    let mut workload = Workload::start(&scratch.mount_point, 4, Balances::Running)?;
     workload.work(5_000, LIMIT)?;
     workload.pause_balance()?;
     let seconds = start.elapsed().as_secs_f64();

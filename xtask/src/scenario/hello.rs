@@ -10,7 +10,7 @@ use super::{
     compare::{Frozen, OnDisk, read_disk},
     journal::{self, Journal},
     scratch::Scratch,
-    workload::Workload,
+    workload::{Balances, Workload},
 };
 use crate::{command, machine};
 
@@ -22,7 +22,7 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
     scratch.mkfs(&[])?;
     scratch.mount()?;
     let start = Instant::now();
-    let mut workload = Workload::start(&scratch.mount_point, 1)?;
+    let mut workload = Workload::start(&scratch.mount_point, 1, Balances::Running)?;
     workload.work(OPERATIONS, Duration::from_mins(5))?;
     workload.pause_balance()?;
     let frozen = Frozen::freeze(&scratch)?;

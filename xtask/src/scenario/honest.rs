@@ -9,14 +9,14 @@ use super::{
     compare::{Frozen, compare},
     monitor::Monitor,
     scratch::Scratch,
-    workload::Workload,
+    workload::{Balances, Workload},
 };
 
 /// Times that ledger and disk are compared.
 const COMPARISONS: u64 = 4;
 
 /// Operations of the workload before each comparison.
-const OPERATIONS: u64 = 2_500;
+const OPERATIONS: u64 = 1_500;
 
 /// Events that a run must have seen to count.
 const EVENTS_MIN: u64 = 50_000;
@@ -31,7 +31,7 @@ pub(super) fn attached_before(place: &Place) -> Result<Outcome> {
     let mut monitor = Monitor::start(place, scratch.device_name(), &[])?;
     scratch.mount()?;
     monitor.wait_for("mounted")?;
-    let workload = Workload::start(&scratch.mount_point, 1)?;
+    let workload = Workload::start(&scratch.mount_point, 1, Balances::Running)?;
     watch(monitor, &mut scratch, workload)
 }
 
@@ -40,7 +40,7 @@ pub(super) fn attached_midway(place: &Place) -> Result<Outcome> {
     let mut scratch = Scratch::new(place, 3 << 30)?;
     scratch.mkfs(&[])?;
     scratch.mount()?;
-    let mut workload = Workload::start(&scratch.mount_point, 2)?;
+    let mut workload = Workload::start(&scratch.mount_point, 2, Balances::Running)?;
     workload.work(OPERATIONS, LIMIT)?;
     let monitor = Monitor::start(place, scratch.device_name(), &[])?;
     watch(monitor, &mut scratch, workload)

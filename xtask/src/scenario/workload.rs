@@ -53,6 +53,13 @@ struct Shared {
     balancing: Mutex<()>,
 }
 
+/// Whether balances are part of the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Balances {
+    Running,
+    None,
+}
+
 /// How much was done.
 pub(crate) struct Done {
     pub(crate) operations: u64,
@@ -62,7 +69,7 @@ pub(crate) struct Done {
 
 impl Workload {
     /// Starts work in a subvolume of the file system at `mount_point`.
-    pub(crate) fn start(mount_point: &Path, seed: u64) -> Result<Self> {
+    pub(crate) fn start(mount_point: &Path, seed: u64, balances: Balances) -> Result<Self> {
         let subvolume = mount_point.join("work");
         run("btrfs", &["subvolume", "create", text(&subvolume)?])?;
         let shared = Arc::new(Shared {
@@ -86,8 +93,10 @@ impl Workload {
             let shared = Arc::clone(&shared);
             threads.push(thread::spawn(move || job(&shared)));
         };
-        start(snapshots);
-        start(balances);
+        start(take_snapshots);
+        if balances == Balances::Running {
+            start(run_balances);
+        }
         Ok(Self { shared, threads })
     }
 
@@ -278,7 +287,7 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 /// Takes snapshots and deletes the oldest, a few a second.
-fn snapshots(shared: &Shared) -> Result<()> {
+fn take_snapshots(shared: &Shared) -> Result<()> {
     let source = shared.mount_point.join("work");
     let snapshot = |number: u64| shared.mount_point.join(format!("snapshot{number}"));
     let mut goal = 0;
@@ -298,7 +307,7 @@ fn snapshots(shared: &Shared) -> Result<()> {
 }
 
 /// Balances everything, again and again; goes on with one that was paused.
-fn balances(shared: &Shared) -> Result<()> {
+fn run_balances(shared: &Shared) -> Result<()> {
     let mount_point = text(&shared.mount_point)?;
     let mut paused = false;
     while !shared.stopping() {
@@ -315,12 +324,14 @@ fn balances(shared: &Shared) -> Result<()> {
             command.args(["balance", "start", "--full-balance", mount_point]);
         }
         let done = command::finish(&mut command, Duration::from_mins(10))?;
-        // Paused, a balance ends with a status other than 0.
-        paused = shared.hold_balance.load(Relaxed) && !done.status.success();
-        if done.status.success() {
+        // The status of one that was paused differs between versions of btrfs-progs.
+        let said = format!("{}{}", done.stdout, done.stderr);
+        paused = said.contains("paused by user");
+        if !paused && !done.status.success() {
+            bail!("a balance ended with {}: {}", done.status, said.trim());
+        }
+        if !paused {
             shared.balances.fetch_add(1, Relaxed);
-        } else if !paused {
-            bail!("a balance ended with {}: {}", done.status, done.stderr.trim());
         }
         drop(held);
         thread::sleep(Duration::from_millis(100));
