@@ -109,7 +109,7 @@ impl FileSystem {
         self.close_spans();
         self.device = device;
         self.ledger = Ledger::default();
-        self.cut = Cut::new(first_usable);
+        self.begin_cut(first_usable);
         self.durable = 0;
         self.signalled = 0;
         self.newest_transid = 0;
@@ -118,6 +118,12 @@ impl FileSystem {
         self.state = FsState::Seeding;
         fx.notices.push(Notice::Mounted { fs: self.slot, armed_before: first_usable == 0 });
         self.start_reading(Unread { range: 0..u64::MAX, min_generation: first_usable }, fx);
+    }
+
+    /// Nothing counts as read any more.
+    fn begin_cut(&mut self, min_generation: u64) {
+        self.counts.on_disk += self.cut.left_to_disk();
+        self.cut = Cut::new(min_generation);
     }
 
     /// It is gone from the kernel.
@@ -259,7 +265,7 @@ impl FileSystem {
         self.close_spans();
         self.blind_from = Some(verified_upto + 1);
         self.state = FsState::Blind;
-        self.cut = Cut::new(u64::MAX);
+        self.begin_cut(u64::MAX);
         fx.notices.push(Notice::Blind { fs: self.slot, loss, verified_upto });
         // No superblock is that new: the reader tells which is on disk now, see `waits`.
         self.start_reading(Unread { range: 0..u64::MAX, min_generation: u64::MAX }, fx);
@@ -410,7 +416,7 @@ impl FileSystem {
         if unread.min_generation == u64::MAX {
             // After a loss: at most two transactions were under way beyond the one on disk,
             // one committing and one running, and what was lost belongs to them or is older.
-            self.cut = Cut::new(durable + 2);
+            self.begin_cut(durable + 2);
             self.seeder = None;
             self.blind_until_commit(durable + 2, fx);
         } else if self.state != FsState::Live {
@@ -488,7 +494,7 @@ impl FileSystem {
             blind: self.blind.clone(),
             events_seen: self.counts.seen,
             events_applied: self.counts.applied,
-            events_on_disk: self.counts.on_disk,
+            events_on_disk: self.counts.on_disk + self.cut.left_to_disk(),
             events_retracted: self.counts.retracted,
             extents: self.ledger.live(),
         }
