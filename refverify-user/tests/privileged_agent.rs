@@ -4,6 +4,7 @@
 use std::{
     collections::HashSet,
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -17,7 +18,7 @@ use std::{
 use refverify_user::{
     agent::{Agent, AgentConfig},
     btrfs::{Action, ExtentKind},
-    feed::{BlockError, BlockRequest, Change, Event, FsSlot, ToAgent, ToVerifier},
+    feed::{BlockError, BlockRequest, Change, Event, FsSlot, Hello, HookMode, ToAgent, ToVerifier},
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -52,9 +53,25 @@ impl Scratch {
         let dir = tempfile::tempdir().expect("a directory");
         let image = dir.path().join("image");
         fs::File::create(&image).and_then(|file| file.set_len(1 << 30)).expect("an image");
-        let image = image.to_str().expect("a path").to_owned();
-        run("mkfs.btrfs", &[&["-q", "-f"], mkfs_options, &[&*image]].concat());
-        let device = run("losetup", &["--find", "--show", &image]);
+        let image = image.to_str().expect("a path");
+        run("mkfs.btrfs", &[&["-q", "-f"], mkfs_options, &[image]].concat());
+        Self::with_image(dir)
+    }
+
+    /// As this one is on disk now, as if the machine had crashed.
+    fn crashed(&self) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [from, to] = [&self.dir, &dir].map(|dir| dir.path().join("image"));
+        run(
+            "cp",
+            &["--sparse=always", from.to_str().expect("a path"), to.to_str().expect("a path")],
+        );
+        Self::with_image(dir)
+    }
+
+    fn with_image(dir: TempDir) -> Self {
+        let image = dir.path().join("image");
+        let device = run("losetup", &["--find", "--show", image.to_str().expect("a path")]);
         fs::create_dir(dir.path().join("mnt")).expect("a mount point");
         Self { device, dir }
     }
@@ -99,13 +116,14 @@ impl Running {
         Self { messages, requests, dump, thread }
     }
 
-    /// All messages up to and with the first that `is_last` holds for; ticks left out.
+    /// All messages up to and with the first that `is_last` holds for; ticks and
+    /// ends of drains left out.
     fn until(&mut self, is_last: impl Fn(&ToVerifier) -> bool) -> Vec<ToVerifier> {
         let begin = Instant::now();
         let mut seen = Vec::new();
         while begin.elapsed() < PATIENCE {
             let message = self.messages.blocking_recv().expect("the agent runs");
-            if matches!(message, ToVerifier::Tick { .. }) {
+            if matches!(message, ToVerifier::Tick { .. } | ToVerifier::Drained) {
                 continue;
             }
             let done = is_last(&message);
@@ -125,6 +143,8 @@ impl Running {
     fn stop(mut self) -> Vec<ToVerifier> {
         self.ask(ToAgent::Stop);
         let rest = self.until(|message| *message == ToVerifier::Bye);
+        // It answers as long as it may be asked.
+        drop(self.requests);
         self.thread.join().expect("no panic");
         rest
     }
@@ -160,6 +180,7 @@ fn work(mount_point: &Path) {
         fs::remove_file(mount_point.join(format!("file{i}"))).expect("removed");
     }
     run("sync", &["-f", dir]);
+    run("btrfs", &["balance", "start", "--full-balance", dir]);
 }
 
 #[test]
@@ -169,6 +190,8 @@ fn privileged_a_mounted_file_system_is_followed_from_attach_to_unmount() {
     }
     let scratch = Scratch::new(&[]);
     scratch.mount();
+    // With a second one on the same hooks the kernel calls them another way.
+    let bystander = Running::start(Path::new(&scratch.device), false);
     let mut agent = Running::start(Path::new(&scratch.device), true);
     let fs = FsSlot(0);
     let mount = agent.until(|message| matches!(message, ToVerifier::Mount(_)));
@@ -186,6 +209,7 @@ fn privileged_a_mounted_file_system_is_followed_from_attach_to_unmount() {
     check_fields(&all, mount.first_usable_generation);
     check_stacks(&mut agent, &all);
 
+    bystander.stop();
     scratch.unmount();
     let rest = agent.until(|message| matches!(message, ToVerifier::Unmount { .. }));
     no_loss(&rest);
@@ -202,13 +226,22 @@ fn privileged_a_mounted_file_system_is_followed_from_attach_to_unmount() {
 
 fn check_fields(all: &[&Event], mounted_at: u64) {
     let mut kinds = HashSet::new();
+    let mut removed_groups = 0;
     for event in all {
         assert_eq!(event.fs, FsSlot(0));
         assert!((mounted_at..mounted_at + 100).contains(&event.transid), "{event:?}");
         assert!(event.tid != 0 && event.time_ns != 0, "{event:?}");
         assert!(event.comm.0[0].is_ascii_graphic(), "{event:?}");
-        let Change::Ref { action, kind, bytenr, len_bytes, key, .. } = event.change else {
-            continue;
+        let (action, kind, bytenr, len_bytes, key) = match event.change {
+            Change::Ref { action, kind, bytenr, len_bytes, key, .. } => {
+                (action, kind, bytenr, len_bytes, key)
+            }
+            Change::RemoveGroup { start, len_bytes } => {
+                assert!(start >= 1 << 20 && start % 65536 == 0, "{event:?}");
+                assert!((1 << 20..=1 << 30).contains(&len_bytes), "{event:?}");
+                removed_groups += 1;
+                continue;
+            }
         };
         assert!(bytenr % 4096 == 0 && bytenr >= 1 << 20, "{event:?}");
         assert!(len_bytes % 4096 == 0 && (4096..1 << 30).contains(&len_bytes), "{event:?}");
@@ -219,6 +252,7 @@ fn check_fields(all: &[&Event], mounted_at: u64) {
         }
         kinds.insert((action, kind == ExtentKind::Data));
     }
+    assert!(removed_groups > 0, "the balance removes block groups");
     for action in [Action::AddExtent, Action::AddRef, Action::DropRef] {
         assert!(kinds.contains(&(action, true)), "no {action} of data in {kinds:?}");
     }
@@ -270,6 +304,54 @@ fn privileged_a_mount_after_attaching_is_told_before_its_events_and_again_when_r
         assert!(events(&seen).iter().all(|event| event.stack.is_empty()));
     }
     no_loss(&agent.stop());
+}
+
+#[test]
+fn privileged_extents_that_log_replay_allocates_are_seen_or_waited_for() {
+    if !is_possible("extents_that_log_replay_allocates_are_seen_or_waited_for") {
+        return;
+    }
+    let first = Scratch::new(&[]);
+    first.mount();
+    let path = first.mount_point().join("file");
+    // Empty and committed, then written and only logged.
+    let mut file = fs::File::create(path).expect("created");
+    run("sync", &["-f", first.mount_point().to_str().expect("a path")]);
+    file.write_all(&vec![7; 300_000]).expect("written");
+    file.sync_all().expect("logged");
+    drop(file);
+    let crashed = first.crashed();
+    first.unmount();
+
+    let mut agent = Running::start(Path::new(&crashed.device), false);
+    let hello = agent.until(|message| matches!(message, ToVerifier::Hello(_)));
+    crashed.mount();
+    crashed.unmount();
+    let seen = agent.until(|message| matches!(message, ToVerifier::Unmount { .. }));
+    no_loss(&seen);
+    let mount = position(&seen, |message| matches!(message, ToVerifier::Mount(_)));
+    let Some(ToVerifier::Mount(mount)) = seen.get(mount) else { unreachable!() };
+    let Some(ToVerifier::Hello(Hello { mode, .. })) = hello.last() else { unreachable!() };
+    let replayed = events(&seen).into_iter().find(|event| {
+        let Change::Ref { action, kind, len_bytes, key, .. } = event.change else { return false };
+        (action, kind, len_bytes) == (Action::AddExtent, ExtentKind::Data, 303_104)
+            && (key.root, key.owner, key.offset) == (5, 257, 0)
+    });
+    match mode {
+        HookMode::Kprobes => {
+            assert_eq!(mount.first_usable_generation, 0);
+            assert!(replayed.is_some(), "{:?}", events(&seen));
+        }
+        HookMode::Tracepoints => {
+            assert_eq!(replayed, None, "tracepoints do not see it");
+            let commit = seen.iter().find_map(|message| match message {
+                ToVerifier::Commit { transid, .. } => Some(*transid),
+                _ => None,
+            });
+            assert_eq!(Some(mount.first_usable_generation), commit, "the replay's own commit");
+        }
+    }
+    agent.stop();
 }
 
 #[test]

@@ -52,6 +52,12 @@ impl KernelTypes {
         Ok(Self(split.map_err(|error| failed(&module, error))?))
     }
 
+    /// Parses one self-contained blob.
+    #[cfg(test)]
+    pub(super) fn from_bytes(blob: &[u8]) -> Self {
+        Self(Btf::from_bytes(blob).expect("a well-formed blob"))
+    }
+
     /// The field that `path` names: a structure, then members, as in
     /// `btrfs_ref.tree_ref.level`. Members of anonymous structures and unions count as the
     /// outer one's.

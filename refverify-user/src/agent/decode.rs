@@ -3,7 +3,7 @@
 //! The bytes come from the kernel's memory, which the kernel may have reused: nothing in them
 //! is believed before it is checked.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use refverify_common::{
     Change as RawChange, ChangeWithStack, FRAMES_MAX, LoggedExtent, RecordKind, RemovedGroup,
@@ -102,14 +102,17 @@ pub(super) struct Decoder {
     data: RefFields,
     /// How many slots are watched.
     slots: u32,
+    /// Functions that are the tracing's own: not part of a stack.
+    tracing: Vec<Range<u64>>,
     stacks: StackCache,
 }
 
 impl Decoder {
     /// A decoder for the records of this kernel, with `slots` file systems watched.
-    pub(super) fn new(layout: &KernelLayout, slots: u32) -> Self {
+    /// Stacks do not begin with a function in one of the ranges `tracing`.
+    pub(super) fn new(layout: &KernelLayout, slots: u32, tracing: Vec<Range<u64>>) -> Self {
         let KernelLayout { tree, data, .. } = *layout;
-        Self { tree, data, slots, stacks: StackCache::new() }
+        Self { tree, data, slots, tracing, stacks: StackCache::new() }
     }
 
     /// Decodes one record.
@@ -118,7 +121,7 @@ impl Decoder {
             return self.signal(bytes).map(Record::Signal);
         }
         if let Ok(record) = ChangeWithStack::ref_from_bytes(bytes) {
-            let frames = frames_of(record);
+            let frames = self.without_tracing(frames_of(record));
             return self.event(&record.change, frames, bytes.len()).map(Record::Event);
         }
         // The ring buffer aligns records to 8, as the references above and here need it.
@@ -176,6 +179,15 @@ impl Decoder {
             Some(RecordKind::LoggedExtent) => logged_extent(&raw.payload),
             Some(RecordKind::RemoveGroup) => removed_group(&raw.payload),
             _ => Err("its kind"),
+        }
+    }
+
+    /// The tracing's fixed frames are skipped in the kernel; one more is there when several
+    /// programs, maybe another process's, are attached to a tracepoint.
+    fn without_tracing<'a>(&self, frames: &'a [u64]) -> &'a [u64] {
+        match frames {
+            [first, rest @ ..] if self.tracing.iter().any(|range| range.contains(first)) => rest,
+            _ => frames,
         }
     }
 
@@ -326,3 +338,6 @@ fn hash(frames: &[u64]) -> usize {
     // The low bits of a multiplication know little of the high ones; 32 bits are enough.
     usize::try_from(hash >> 32).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

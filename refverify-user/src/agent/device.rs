@@ -109,6 +109,21 @@ impl Device {
         }
     }
 
+    /// A device that is a file with a superblock.
+    #[cfg(test)]
+    pub(super) fn fake(path: &Path, kname: &str, generation: u64, log_root: u64) -> Self {
+        let mut block = vec![0; 4096];
+        block[SUPER_MAGIC_AT..][..8].copy_from_slice(SUPER_MAGIC);
+        block[SUPER_GENERATION_AT..][..8].copy_from_slice(&generation.to_le_bytes());
+        block[SUPER_LOG_ROOT_AT..][..8].copy_from_slice(&log_root.to_le_bytes());
+        let mut image = vec![0; usize::try_from(SUPER_OFFSET).expect("small")];
+        image.extend(block);
+        fs::write(path, image).expect("written");
+        let (given, path) = (path.to_owned(), path.to_owned());
+        let file = File::open(&path).expect("readable");
+        Self { given, path, kname: kname.to_owned(), rdev: 0, devid: AtomicU64::new(0), file }
+    }
+
     /// Its number as the kernel keeps it (`MKDEV`: 12 bits of major, 20 of minor).
     pub(super) fn kernel_dev(&self) -> u32 {
         (major(self.rdev) << 20) | (minor(self.rdev) & 0xf_ffff)

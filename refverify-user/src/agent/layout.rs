@@ -123,6 +123,9 @@ impl KernelLayout {
         for name in ["add_delayed_tree_ref", "add_delayed_data_ref"] {
             check_prototype(&find, name, &["btrfs_fs_info", "btrfs_delayed_ref_node"])?;
         }
+        for name in ["btrfs_workqueue_alloc", "btrfs_workqueue_destroy"] {
+            check_prototype(&find, name, &["btrfs_workqueue"])?;
+        }
         ebpf.workqueue_fs_info = find.offset("btrfs_workqueue.fs_info")?;
         ebpf.fs_info_workers = find.offset("btrfs_fs_info.workers")?;
         ebpf.head_bytenr = find.offset("btrfs_delayed_ref_head.bytenr")?;
@@ -348,3 +351,6 @@ impl RefFields {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@
 use std::{
     collections::HashSet,
     fmt,
+    ops::Range,
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool, mpsc},
     thread,
@@ -34,6 +35,8 @@ use crate::feed::{Hello, HookMode, ToAgent, ToVerifier};
 
 mod answers;
 mod btf;
+#[cfg(test)]
+mod btf_fixture;
 mod decode;
 mod device;
 mod layout;
@@ -59,6 +62,7 @@ use losses::LossCounters;
 use mounts::Mounts;
 use probes::Attached;
 use pump::Pump;
+use symbols::Symbols;
 
 /// What is watched, and how.
 #[derive(Clone, Debug)]
@@ -118,6 +122,8 @@ pub struct Agent {
     ring_bytes: u32,
     losses: LossCounters,
     layout: KernelLayout,
+    /// Functions of the kernel that belong to the tracing, not to what is traced.
+    tracing: Vec<Range<u64>>,
     devices: Arc<[Device]>,
     hello: Hello,
 }
@@ -147,6 +153,7 @@ impl Agent {
             (HookMode::Tracepoints, KernelLayout::for_tracepoints(&types)?)
         };
         drop(types);
+        let tracing = Symbols::default().ranges_of(probes::TRACING).unwrap_or_default();
         layout.ebpf.stacks = u32::from(stacks);
         let (hooks, unseen) = probes::hooks(mode, &layout.ebpf);
         let mut ebpf = probes::load(&hooks, &layout.ebpf, &devices, ring_bytes)?;
@@ -160,7 +167,7 @@ impl Agent {
             unseen: unseen.into_iter().map(str::to_owned).collect(),
             devices: devices.iter().map(|device| device.given.display().to_string()).collect(),
         };
-        Ok(Self { ebpf, attached, ring, ring_bytes, losses, layout, devices, hello })
+        Ok(Self { ebpf, attached, ring, ring_bytes, losses, layout, tracing, devices, hello })
     }
 
     /// Who speaks, and what it can see.
@@ -195,7 +202,7 @@ impl Agent {
         let pump = Pump {
             ring: self.ring,
             ring_bytes: self.ring_bytes,
-            decoder: Decoder::new(&self.layout, slots),
+            decoder: Decoder::new(&self.layout, slots, self.tracing),
             losses: self.losses,
             mounts: Mounts::new(Arc::clone(&self.devices), mode),
             dump,

@@ -297,3 +297,6 @@ fn path_of(word: &[u8]) -> PathBuf {
     }
     PathBuf::from(OsString::from_vec(bytes))
 }
+
+#[cfg(test)]
+mod tests;

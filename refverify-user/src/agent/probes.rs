@@ -153,6 +153,11 @@ const TRACEPOINTS: &[Hook] = &[
     Hook::tracepoint("tracepoint_data_ref", "add_delayed_data_ref"),
 ];
 
+/// What the names of functions begin with that run the programs of one tracepoint, when there
+/// are several.
+pub(super) const TRACING: &[&str] =
+    &["__traceiter_add_delayed_", "__traceiter_btrfs_remove_block_group"];
+
 /// Not on every kernel; without it the removal of block groups is not seen.
 const REMOVE_GROUP: Hook = Hook::tracepoint("tracepoint_remove_group", "btrfs_remove_block_group");
 

@@ -1,6 +1,6 @@
 //! Kernel addresses to names, as the kernel itself prints them: `symbol+0x1a/0x2b0 [btrfs]`.
 
-use std::{fs, io, sync::Arc};
+use std::{fs, io, ops::Range, sync::Arc};
 
 const KALLSYMS: &str = "/proc/kallsyms";
 const MODULES: &str = "/proc/modules";
@@ -26,6 +26,13 @@ impl Symbols {
             tracing::warn!("cannot read the kernel's symbols from {KALLSYMS}: {error}");
         }
         addresses.iter().map(|&address| (address, self.table.name(address))).collect()
+    }
+
+    /// Where the functions lie whose names begin with one of `prefixes`; nothing where
+    /// addresses are hidden.
+    pub(super) fn ranges_of(&mut self, prefixes: &[&str]) -> io::Result<Vec<Range<u64>>> {
+        self.refresh()?;
+        Ok(self.table.ranges_of(prefixes))
     }
 
     fn refresh(&mut self) -> io::Result<()> {
@@ -107,6 +114,12 @@ impl Table {
         u32::try_from(index).unwrap_or(u32::MAX)
     }
 
+    fn ranges_of(&self, prefixes: &[&str]) -> Vec<Range<u64>> {
+        let is_meant = |symbol: &Symbol| prefixes.iter().any(|it| symbol.name.starts_with(it));
+        let pairs = self.symbols.windows(2).filter(|pair| is_meant(&pair[0]));
+        pairs.map(|pair| pair[0].address..pair[1].address).collect()
+    }
+
     fn name(&self, address: u64) -> Arc<str> {
         self.lookup(address).unwrap_or_else(|| Arc::from(NOTHING))
     }
@@ -178,6 +191,13 @@ ffffffffc0500000 t lz4_compress\t[lz4]
     #[test]
     fn the_last_symbol_before_a_gap_ends_with_its_page() {
         assert_eq!(name(0xffff_ffff_c050_0010), "lz4_compress+0x10/0x1000 [lz4]");
+    }
+
+    #[test]
+    fn ranges_reach_from_a_symbol_to_the_next() {
+        let table = Table::parse(KALLSYMS);
+        let ranges = table.ranges_of(&["btrfs_free", "no_such"]);
+        assert!(ranges.iter().eq([&(0xffff_ffff_c040_1000..0xffff_ffff_c040_12b0)]), "{ranges:x?}");
     }
 
     #[test]
