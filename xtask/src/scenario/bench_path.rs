@@ -5,7 +5,7 @@
 //! again and again, and the clones are deleted.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs::{self, File},
     os::unix::fs::FileExt,
     time::Instant,
@@ -132,20 +132,32 @@ fn processor_seconds(pid: u32) -> Result<f64> {
 
 /// Adds the kernel's counts of the monitor's programs.
 fn add_programs(programs: &mut BTreeMap<String, (u64, u64)>, pid: u32) -> Result<()> {
+    let ids = program_ids(pid)?;
     let text = command::run("bpftool", &["--json", "prog", "show"])?;
     let all: Value = serde_json::from_str(&text).context("bpftool printed what is no JSON")?;
     for program in all.as_array().into_iter().flatten() {
-        let ours = program["pids"]
-            .as_array()
-            .is_some_and(|pids| pids.iter().any(|process| process["pid"] == pid));
-        let name = program["name"].as_str().unwrap_or("?");
-        if let (true, Some(runs)) = (ours, program["run_cnt"].as_u64()) {
-            let sums = programs.entry(name.to_owned()).or_default();
-            sums.0 += runs;
-            sums.1 += program["run_time_ns"].as_u64().unwrap_or_default();
+        if !program["id"].as_u64().is_some_and(|id| ids.contains(&id)) {
+            continue;
         }
+        let name = program["name"].as_str().unwrap_or("?");
+        let sums = programs.entry(name.to_owned()).or_default();
+        sums.0 += program["run_cnt"].as_u64().unwrap_or_default();
+        sums.1 += program["run_time_ns"].as_u64().unwrap_or_default();
     }
     Ok(())
+}
+
+/// The ids of the eBPF programs that a process holds (kernel: kernel/bpf/syscall.c,
+/// `bpf_prog_show_fdinfo`).
+fn program_ids(pid: u32) -> Result<HashSet<u64>> {
+    let mut ids = HashSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // A descriptor may have been closed meanwhile.
+        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+        let id = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
+        ids.extend(id.and_then(|id| id.trim().parse::<u64>().ok()));
+    }
+    Ok(ids)
 }
 
 fn print(ways: &[Way; 3]) -> Result<()> {
@@ -183,7 +195,7 @@ fn print(ways: &[Way; 3]) -> Result<()> {
         let bare = without.programs.get(name).copied().and_then(per_run);
         println!("{name:32} {runs:10} {:>18} {:>18}", show(bare), show(per_run((runs, ns))));
     }
-    ensure!(!with.programs.is_empty(), "bpftool names no program of the monitor's");
+    ensure!(!with.programs.is_empty(), "the monitor holds no eBPF program");
     Ok(())
 }
 

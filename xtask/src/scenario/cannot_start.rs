@@ -15,8 +15,8 @@ use crate::command;
 /// How long the refusal may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// An incompatible feature that no kernel has (bit 62).
-const UNKNOWN_FEATURE: u64 = 1 << 62;
+/// `BTRFS_FEATURE_INCOMPAT_EXTENT_TREE_V2`: an extent tree of another kind.
+const EXTENT_TREE_V2: u64 = 1 << 13;
 
 /// Where in the superblock: `incompat_flags` (kernel: `btrfs_super_block`).
 const INCOMPAT_FLAGS_AT: usize = 188;
@@ -27,7 +27,7 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
     refused(place, &plain.to_string_lossy(), None, "block device")?;
     refused(place, "/dev/no-such-device", None, "/dev/no-such-device")?;
 
-    let scratch = Scratch::new(place, 512 << 20)?;
+    let mut scratch = Scratch::new(place, 512 << 20)?;
     let device = scratch.device_name();
     wipe(device)?;
     refused(place, device, None, "btrfs")?;
@@ -35,8 +35,16 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
     scratch.mkfs(&[])?;
     refused(place, device, Some(65534), "root")?;
 
-    set_unknown_feature(device)?;
-    refused(place, device, None, "incompat")?;
+    scratch.mkfs(&["--csum", "xxhash"])?;
+    refused(place, device, None, "xxhash")?;
+    scratch.mount()?;
+    refused(place, scratch.device_name(), None, "xxhash")?;
+    scratch.unmount()?;
+
+    let device = scratch.device_name();
+    scratch.mkfs(&[])?;
+    set_extent_tree_v2(device)?;
+    refused(place, device, None, "extent_tree_v2")?;
     Ok(Outcome::Passed)
 }
 
@@ -63,13 +71,13 @@ fn wipe(device: &str) -> Result<()> {
     Ok(file.sync_all()?)
 }
 
-/// Sets a flag that nobody knows in the superblock, with a valid checksum.
-fn set_unknown_feature(device: &str) -> Result<()> {
+/// Sets the flag in the superblock, with a valid checksum.
+fn set_extent_tree_v2(device: &str) -> Result<()> {
     let file = OpenOptions::new().read(true).write(true).open(device)?;
     let mut superblock = vec![0; 4096];
     file.read_exact_at(&mut superblock, 64 << 10)?;
     let field = &mut superblock[INCOMPAT_FLAGS_AT..INCOMPAT_FLAGS_AT + 8];
-    let flags = u64::from_le_bytes((&*field).try_into()?) | UNKNOWN_FEATURE;
+    let flags = u64::from_le_bytes((&*field).try_into()?) | EXTENT_TREE_V2;
     field.copy_from_slice(&flags.to_le_bytes());
     let checksum = crc32c::crc32c(&superblock[32..]);
     superblock[..4].copy_from_slice(&checksum.to_le_bytes());

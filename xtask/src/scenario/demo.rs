@@ -2,6 +2,7 @@
 //! it says of one in which a fault was planted.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
     path::PathBuf,
     process::{Child, Stdio},
@@ -15,10 +16,9 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{
     Outcome, Place,
     compare::{Frozen, read_disk},
-    field::Field,
+    field::{Field, sync},
     monitor::{self, STATUS_FINDINGS},
     oracle,
-    planted::delete_and_sync,
     scratch::Scratch,
     workload::{Balances, Workload},
 };
@@ -64,7 +64,7 @@ fn honest(place: &Place) -> Result<()> {
     let differences = oracle::differences(&disk.extents, &ledger.extents);
     ensure!(differences.is_empty(), "ledger and disk differ: {}", differences.join("\n"));
     let refs: u64 = disk.extents.values().map(|extent| extent.total_refs).sum();
-    say(&format!("all {} extents and their {refs} references are equal.", disk.extents.len()));
+    say(&format!("all {} extents and their {refs} references are equal.\n", disk.extents.len()));
     drop(frozen);
     workload.resume_balance();
     let done = workload.stop()?;
@@ -73,6 +73,7 @@ fn honest(place: &Place) -> Result<()> {
         done.operations, done.snapshots, done.balances
     ));
     scratch.unmount()?;
+    shown.wait_for("unmounted")?;
     let status = shown.stop()?;
     ensure!(status == 0, "the monitor's exit status is {status}, not 0");
     say("Exit status 0: clean, and complete.");
@@ -91,12 +92,19 @@ fn faulty(place: &Place) -> Result<()> {
     let mut shown = Shown::start(place, scratch.device_name())?;
     scratch.mount()?;
     shown.wait_until_live()?;
-    say("The reflink is deleted, which takes back the reference that is not there:");
-    delete_and_sync(&scratch, "clone")?;
+    say("The reflink is deleted, which takes back the reference that is not there:\n");
+    fs::remove_file(scratch.path("clone"))?;
     shown.wait_for("drop-missing-ref")?;
-    say("Found, at the moment of the change. (The kernel notices too, later, when it carries the");
-    say("change out: it aborts the transaction, and tells nothing of who asked for it.)");
+    shown.wait_for("the action that is wrong")?;
+    // The rest of the stack.
+    thread::sleep(Duration::from_millis(300));
+    say("\nFound at the moment of the change. The kernel notices only when it carries the change");
+    say("out, and does not know any more who asked for it:\n");
+    // Fails, because the kernel aborts.
+    let _ = sync(&scratch);
+    shown.wait_for("aborted")?;
     scratch.unmount()?;
+    shown.wait_for("unmounted")?;
     let status = shown.stop()?;
     ensure!(status & STATUS_FINDINGS != 0, "the exit status {status} does not tell of findings");
     say(&format!("Exit status {status}: there were findings."));
@@ -125,6 +133,8 @@ impl Shown {
         let mut child = monitor::command(place, device)
             .arg("--ledger-dump")
             .arg(&ledger_dump)
+            // The reports are shown, not the program's own log.
+            .env("RUST_LOG", "warn")
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot start the monitor")?;

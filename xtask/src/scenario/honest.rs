@@ -16,7 +16,7 @@ use super::{
 const COMPARISONS: u64 = 4;
 
 /// Operations of the workload before each comparison.
-const OPERATIONS: u64 = 1_500;
+const OPERATIONS: u64 = 800;
 
 /// Events that a run must have seen to count.
 const EVENTS_MIN: u64 = 50_000;
@@ -70,6 +70,7 @@ fn watch(mut monitor: Monitor, scratch: &mut Scratch, mut workload: Workload) ->
     );
     ensure!(done.balances > 0, "no full balance ended: the workload did not do its part");
     scratch.unmount()?;
+    monitor.wait_for("unmounted")?;
     let ended = monitor.stop()?;
     ended.expect_clean()?;
     let coverage = ended.coverage()?;

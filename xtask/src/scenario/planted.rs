@@ -291,15 +291,16 @@ fn in_journal(monitor: &Monitor, finding: &Value) -> Result<()> {
 }
 
 /// Unmounts, ends the monitor, and expects its status to say that there were findings.
-fn end(monitor: Monitor, mut scratch: Scratch) -> Result<()> {
+fn end(mut monitor: Monitor, mut scratch: Scratch) -> Result<()> {
     scratch.unmount()?;
+    monitor.wait_for("unmounted")?;
     let ended = monitor.stop()?;
     ensure!(ended.status & STATUS_FINDINGS != 0, "exit status {}", ended.status);
     Ok(())
 }
 
 /// Deletes a file and has the kernel carry it out.
-pub(super) fn delete_and_sync(scratch: &Scratch, file: &str) -> Result<()> {
+fn delete_and_sync(scratch: &Scratch, file: &str) -> Result<()> {
     fs::remove_file(scratch.path(file)).with_context(|| format!("cannot delete {file}"))?;
     // Fails where the kernel aborts, which is as it should be.
     let _ = syncfs(File::open(&scratch.mount_point)?);
