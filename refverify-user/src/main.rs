@@ -81,7 +81,12 @@ fn monitor(watch: Watch) -> Result<u8, Box<dyn Error>> {
     let reporter =
         Reporter::new(settings(&watch, stdout_in_journal), io::stdout(), journal, progress);
 
-    let can_dump = watch.ledger_dump.is_some();
+    // Before the agent, which takes its time: a signal that comes meanwhile waits.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let signals = {
+        let _context = runtime.enter();
+        Signals::new(watch.ledger_dump.is_some())?
+    };
     let stop_on_violation = watch.on_violation == OnViolation::Stop;
     let config = AgentConfig {
         ring_bytes: watch.ring_bytes(),
@@ -90,8 +95,7 @@ fn monitor(watch: Watch) -> Result<u8, Box<dyn Error>> {
     };
     let agent = Agent::start(config)?;
     let verifier = Verifier::new(VerifierConfig { stop_on_violation });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(watch_until_stopped(agent, verifier, reporter, can_dump))
+    runtime.block_on(watch_until_stopped(agent, verifier, reporter, signals))
 }
 
 fn is_journal(output: &impl AsFd) -> bool {
@@ -133,7 +137,7 @@ async fn watch_until_stopped(
     agent: Agent,
     verifier: Verifier,
     reporter: Reporter<Stdout>,
-    can_dump: bool,
+    signals: Signals,
 ) -> Result<u8, Box<dyn Error>> {
     let (to_verifier, from_agent) = mpsc::channel(MESSAGES_MAX);
     let (to_agent, from_verifier) = mpsc::channel(MESSAGES_MAX);
@@ -141,7 +145,6 @@ async fn watch_until_stopped(
     let (stop, stops) = mpsc::channel(4);
     let dump = Arc::new(AtomicBool::new(false));
 
-    let signals = Signals::new(can_dump)?;
     tokio::spawn(signals.heed(stop.clone(), Arc::clone(&dump)));
     let reports = thread::Builder::new()
         .name("reports".to_owned())

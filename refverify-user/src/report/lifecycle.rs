@@ -1,6 +1,7 @@
-//! One line for each notice that is neither a finding nor the summary.
+//! One line for each notice that is neither a finding nor the summary. What the hooks cannot
+//! see follows the first one on lines of its own.
 
-use std::io;
+use std::{fmt::Write, io};
 
 use super::{printable::Printable, sentence::counted, watched::Watched};
 use crate::{
@@ -8,7 +9,7 @@ use crate::{
     verify::Notice,
 };
 
-/// The line, without its break; `None` for notices that are reported in other ways.
+/// The text, without its last line break; `None` for notices that are reported in other ways.
 pub(super) fn line(notice: &Notice, watched: &Watched) -> Option<String> {
     let device = |fs: &FsSlot| watched.device(*fs);
     let line = match notice {
@@ -56,25 +57,21 @@ pub(super) fn line(notice: &Notice, watched: &Watched) -> Option<String> {
 }
 
 fn started(hello: &Hello) -> String {
-    let devices = listed(&hello.devices);
-    let hooks = listed(&hello.hooks);
+    let devices = listed(hello.devices.iter().map(String::as_str));
+    // A hook is `kind:name`, and the kinds are said already.
+    let hooks = hello.hooks.iter().map(|hook| hook.rsplit(':').next().unwrap_or(hook));
+    let hooks = listed(hooks);
     let release = Printable(&hello.kernel_release);
     let mode = mode_words(hello.mode);
-    let unseen = if hello.unseen.is_empty() {
-        "nothing is hidden from them".to_owned()
-    } else {
-        let clauses: Vec<String> = hello
-            .unseen
-            .iter()
-            .map(|said| Printable(said.trim_end_matches('.')).to_string())
-            .collect();
-        format!("what they cannot see: {}", clauses.join("; "))
-    };
-    format!("watching {devices} on kernel {release} with {mode} ({hooks}); {unseen}")
+    let mut said = format!("watching {devices} on kernel {release} with {mode}: {hooks}");
+    for sentence in &hello.unseen {
+        let _ = write!(said, "\n  not seen: {}", Printable(sentence));
+    }
+    said
 }
 
-fn listed(words: &[String]) -> String {
-    let words: Vec<String> = words.iter().map(|word| Printable(word).to_string()).collect();
+fn listed<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    let words: Vec<String> = words.map(|word| Printable(word).to_string()).collect();
     words.join(", ")
 }
 

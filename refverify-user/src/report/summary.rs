@@ -11,7 +11,7 @@ use crate::verify::{Coverage, Span, Summary};
 pub(super) fn text(summary: &Summary, watched: &Watched, delivery: Option<Delivery>) -> String {
     let mut out = String::new();
     for fs in &summary.coverage {
-        coverage(&mut out, fs);
+        coverage(&mut out, fs, &watched.device(fs.fs));
     }
     for loss in &summary.losses {
         let whose = match loss.fs {
@@ -40,7 +40,8 @@ pub(super) fn verdict(summary: &Summary) -> String {
         count => counted(count, "finding"),
     };
     if nothing_verified && found == 0 {
-        return "nothing was verified".to_owned();
+        return "nothing was verified: no transaction was seen from its begin to its end"
+            .to_owned();
     }
     if summary.has_gaps() {
         return format!("{findings}, and not everything was verified");
@@ -48,10 +49,11 @@ pub(super) fn verdict(summary: &Summary) -> String {
     format!("{findings} in what was verified, and nothing was lost")
 }
 
-fn coverage(out: &mut String, fs: &Coverage) {
+fn coverage(out: &mut String, fs: &Coverage, given: &str) {
     let device = Printable(&fs.device);
     let fsid = fs.fsid.map_or_else(|| "not read".to_owned(), |fsid| fsid.to_string());
-    let _ = writeln!(out, "{device}: fsid {fsid}, {} at the end", fs.state.name());
+    let state = fs.state.name();
+    let _ = writeln!(out, "{given}: device {device}, fsid {fsid}, {state} at the end");
     let _ = writeln!(out, "  transactions verified: {}", spans(&fs.verified));
     let _ = writeln!(out, "  transactions not verified: {}", spans(&fs.blind));
     let _ = writeln!(

@@ -7,6 +7,7 @@ mod hazards;
 mod image;
 mod living;
 mod moving;
+mod privileged;
 mod random_bytes;
 mod real_images;
 mod synthetic;

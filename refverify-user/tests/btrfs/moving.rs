@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Every range that was told must be what the file system had at that generation.
-fn assert_exact_per_range(told: &Told, at_generation: impl Fn(u64) -> Extents) {
+pub(crate) fn assert_exact_per_range(told: &Told, at_generation: impl Fn(u64) -> Extents) {
     assert_eq!((&told.failed, &told.findings[..]), (&None, &[][..]));
     assert!(told.done.is_some());
     assert_eq!(told.ranges.last().map(|(range, _)| range.end), Some(ALL.end));

@@ -226,8 +226,14 @@ pub(crate) fn hello() -> Hello {
     Hello {
         kernel_release: "6.12.1-amd64".to_owned(),
         mode: HookMode::Tracepoints,
-        hooks: vec!["add_delayed_tree_ref".to_owned(), "add_delayed_data_ref".to_owned()],
-        unseen: vec!["calls that fail.".to_owned(), "extents that log replay restores.".to_owned()],
+        hooks: vec![
+            "raw_tracepoint:add_delayed_tree_ref".to_owned(),
+            "raw_tracepoint:add_delayed_data_ref".to_owned(),
+        ],
+        unseen: vec![
+            "A call that fails is not taken back.".to_owned(),
+            "Extents that log replay\nallocates are not seen.".to_owned(),
+        ],
         devices: vec!["/dev/sdb".to_owned(), "/dev/mapper/a\x1bb".to_owned()],
     }
 }
@@ -268,7 +274,7 @@ pub(crate) fn life_cycle() -> Vec<Notice> {
 pub(crate) fn clean_summary() -> Summary {
     let coverage = Coverage {
         fs: FsSlot(0),
-        device: "/dev/sdb".to_owned(),
+        device: "/dev/dm-3".to_owned(),
         fsid: Some(FSID),
         state: FsState::Live,
         verified: vec![Span { first: 41, last: 97 }],

@@ -86,7 +86,7 @@ fn a_run_that_verified_nothing_is_not_called_clean() {
     summary.coverage[0].verified.clear();
     summary.coverage[0].state = FsState::Seeding;
     let (text, _) = report(TEXT, [Notice::Summary(summary)]);
-    assert!(text.ends_with("verdict: nothing was verified\n"), "{text}");
+    assert!(text.contains("verdict: nothing was verified"), "{text}");
 }
 
 #[test]

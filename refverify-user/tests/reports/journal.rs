@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsStr,
     fs::File,
     io::{IoSliceMut, Read},
     mem::MaybeUninit,
@@ -302,20 +301,24 @@ impl Journald {
 
     /// The entries that match, as `journalctl -o json` has them.
     fn read(&self, matches: &str) -> Vec<serde_json::Value> {
+        let text = self.journalctl(&["--all", "-o", "json", matches]);
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn journalctl(&self, arguments: &[&str]) -> String {
         // Named by the machine's id and the instance; it appears with the first entry.
         let dir = self.inside("run/log/journal/5ca1ab1e5ca1ab1e5ca1ab1e5ca1ab1e.refverify-test");
         if !dir.exists() {
-            return Vec::new();
+            return String::new();
         }
         let output = Command::new("journalctl")
-            .args(["--all", "-o", "json", "--quiet", "-D"])
+            .args(["--quiet", "-D"])
             .arg(dir)
-            .arg(OsStr::new(matches))
+            .args(arguments)
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");
-        let text = String::from_utf8(output.stdout).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Waits until that many entries of ours are there.
@@ -340,8 +343,7 @@ impl Drop for Journald {
 
 #[test]
 fn privileged_journal_roundtrip() {
-    if !rustix::process::geteuid().is_root() || !Path::new(JOURNALD).exists() {
-        eprintln!("SKIPPED: privileged_journal_roundtrip: needs root and {JOURNALD}");
+    if cannot_run_journald("privileged_journal_roundtrip") {
         return;
     }
     let journald = Journald::start();
@@ -378,6 +380,28 @@ fn privileged_journal_roundtrip() {
         let actions = finding.extent.unwrap().actions.len();
         assert_eq!(dump.matches(" by btrfs-cleaner[812]").count(), actions);
     }
+}
+
+#[test]
+fn privileged_a_long_dump_is_read_as_the_page_on_findings_says() {
+    let name = "privileged_a_long_dump_is_read_as_the_page_on_findings_says";
+    if cannot_run_journald(name) {
+        return;
+    }
+    let journald = Journald::start();
+    report_to(&journald.socket(), [notice(too_long_for_a_datagram())]);
+    assert_eq!(journald.wait_for(1).len(), 1);
+    let fields = ["-o", "cat", "--output-fields=REFVERIFY_DUMP"];
+    let text = journald.journalctl(&[&fields[..], &["REFVERIFY_KIND=drop-missing-ref"]].concat());
+    assert_eq!(text.matches("ADD_REF root 5").count(), 400);
+}
+
+fn cannot_run_journald(test: &str) -> bool {
+    let cannot = !rustix::process::geteuid().is_root() || !Path::new(JOURNALD).exists();
+    if cannot {
+        eprintln!("SKIPPED: {test}: needs root and {JOURNALD}");
+    }
+    cannot
 }
 
 fn own_stack_len(finding: &Finding) -> usize {

@@ -20,7 +20,10 @@ pub(super) struct SummaryBody {
 
 #[derive(Serialize)]
 struct CoverageBody {
+    /// As the user gave it, as in all other lines.
     device: String,
+    /// The one that is mounted and read.
+    block_device: String,
     fsid: Option<String>,
     state: &'static str,
     verified: Vec<SpanBody>,
@@ -66,7 +69,11 @@ impl SummaryBody {
         };
         let findings = summary.findings.iter();
         Self {
-            file_systems: summary.coverage.iter().map(CoverageBody::from).collect(),
+            file_systems: summary
+                .coverage
+                .iter()
+                .map(|fs| CoverageBody::new(fs, watched))
+                .collect(),
             losses: summary.losses.iter().map(loss).collect(),
             findings: findings
                 .map(|(kind, &count)| CountBody { kind: kind.name(), count })
@@ -76,10 +83,11 @@ impl SummaryBody {
     }
 }
 
-impl From<&Coverage> for CoverageBody {
-    fn from(fs: &Coverage) -> Self {
+impl CoverageBody {
+    fn new(fs: &Coverage, watched: &Watched) -> Self {
         Self {
-            device: fs.device.clone(),
+            device: watched.name(fs.fs).device,
+            block_device: fs.device.clone(),
             fsid: fs.fsid.as_ref().map(Uuid::to_string),
             state: fs.state.name(),
             verified: spans(&fs.verified),
