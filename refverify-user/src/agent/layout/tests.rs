@@ -35,16 +35,11 @@ fn rest_of_kernel(latest: &str) -> BtfBuilder {
         )
         .structure("extent_map", 96, &[("start", "u64", 24), ("len", "u64", 32)])
         .structure("btrfs_chunk_map", 64, &[("start", "u64", 32), ("chunk_len", "u64", 40)]);
-    match latest {
-        "latest_bdev" => {
-            let arguments = ["btrfs_trans_handle", "u64", "extent_map"];
-            btf.function("btrfs_remove_block_group", &arguments);
-        }
-        _ => {
-            let arguments = ["btrfs_trans_handle", "btrfs_chunk_map"];
-            btf.function("btrfs_remove_block_group", &arguments);
-        }
-    }
+    let with_extent_map: &[&str] = &["btrfs_trans_handle", "u64", "extent_map"];
+    let with_chunk_map: &[&str] = &["btrfs_trans_handle", "btrfs_chunk_map"];
+    let is_old = latest == "latest_bdev";
+    let arguments = if is_old { with_extent_map } else { with_chunk_map };
+    btf.function("btrfs_remove_block_group", arguments);
     btf
 }
 
