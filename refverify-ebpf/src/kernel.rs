@@ -30,12 +30,21 @@ pub(crate) fn fs_info_and_transid(trans: u64) -> Option<(u64, u64)> {
 
 /// The number of the device that the file system was mounted from, as the kernel keeps it
 /// (`bd_dev`). Valid from `btrfs_open_devices`, before `open_ctree`, to
-/// `btrfs_close_devices`, after the last commit.
+/// `btrfs_close_devices`, after the last commit. A file system without a device, as btrfs's
+/// self-tests make at module load, has number 0, which no block device has; `None` is memory
+/// that cannot be read.
 #[inline(always)]
 pub(crate) fn device_of(fs_info: u64) -> Option<u32> {
-    let fs_devices = read(fs_info, layout!(fs_info_fs_devices))?;
-    let latest = read(fs_devices, layout!(fs_devices_latest))?;
-    let bdev =
-        if layout!(device_bdev) == ABSENT { latest } else { read(latest, layout!(device_bdev))? };
+    let fs_devices = read::<u64>(fs_info, layout!(fs_info_fs_devices))?;
+    if fs_devices == 0 {
+        return Some(0);
+    }
+    let mut bdev = read::<u64>(fs_devices, layout!(fs_devices_latest))?;
+    if layout!(device_bdev) != ABSENT && bdev != 0 {
+        bdev = read(bdev, layout!(device_bdev))?;
+    }
+    if bdev == 0 {
+        return Some(0);
+    }
     read(bdev, layout!(bdev_dev))
 }

@@ -71,18 +71,25 @@ fn logged_extent(ctx: &ProbeContext) -> Option<()> {
     Some(())
 }
 
-/// `btrfs_remove_block_group(trans, ...)`: the third argument bounds the group, an
-/// `extent_map` up to 6.7, a `btrfs_chunk_map` from 6.8.
+/// `btrfs_remove_block_group(trans, group_start, struct extent_map *)`, up to 6.7.
 #[kprobe]
-pub(crate) fn kprobe_remove_group(ctx: ProbeContext) -> u32 {
-    remove_group(&ctx);
+pub(crate) fn kprobe_remove_group_by_extent_map(ctx: ProbeContext) -> u32 {
+    remove_group(&ctx, ctx.arg(2));
+    0
+}
+
+/// `btrfs_remove_block_group(trans, struct btrfs_chunk_map *)`, from 6.8 on. A program of its
+/// own: the kernel's verifier wants the argument's place to be a constant of the code.
+#[kprobe]
+pub(crate) fn kprobe_remove_group_by_chunk_map(ctx: ProbeContext) -> u32 {
+    remove_group(&ctx, ctx.arg(1));
     0
 }
 
 #[inline(always)]
-fn remove_group(ctx: &ProbeContext) -> Option<()> {
+fn remove_group(ctx: &ProbeContext, map: Option<u64>) -> Option<()> {
     let (slot, transid) = fs::watched_trans(ctx.arg(0)?)?;
-    let map = ctx.arg(2)?;
+    let map = map?;
     let (Some(start), Some(len_bytes)) =
         (kernel::read(map, layout!(group_start)), kernel::read(map, layout!(group_len)))
     else {
@@ -104,13 +111,6 @@ pub(crate) fn kretprobe_tree_ref(ctx: RetProbeContext) -> u32 {
 /// Return of `btrfs_add_delayed_data_ref`.
 #[kretprobe]
 pub(crate) fn kretprobe_data_ref(ctx: RetProbeContext) -> u32 {
-    retract_if_failed(&ctx);
-    0
-}
-
-/// Return of `btrfs_alloc_logged_file_extent`.
-#[kretprobe]
-pub(crate) fn kretprobe_logged_extent(ctx: RetProbeContext) -> u32 {
     retract_if_failed(&ctx);
     0
 }

@@ -109,6 +109,13 @@ impl KernelTypes {
         Some(arguments)
     }
 
+    /// What the arguments of a function point to, or are.
+    pub(super) fn function_arguments(&self, name: &str) -> Option<Vec<String>> {
+        let types = self.0.resolve_types_by_name(name).ok()?;
+        let function = types.iter().find(|found| matches!(found, Type::Func(_)))?;
+        self.arguments_behind(function)
+    }
+
     fn arguments_behind(&self, start: &Type) -> Option<Vec<String>> {
         let mut chain = self.0.chained_type_iter(start.as_btf_type()?).take(DEPTH_MAX);
         let prototype = chain.find_map(|found| match found {

@@ -9,6 +9,7 @@ const KIND_PTR: u32 = 2;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 const KIND_TYPEDEF: u32 = 8;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 
 /// Builds one blob (format: kernel, `Documentation/bpf/btf.rst`).
@@ -54,20 +55,30 @@ impl BtfBuilder {
 
     /// A tracepoint with pointers to these structures, or plain types, as arguments.
     pub(super) fn tracepoint(&mut self, name: &str, arguments: &[&str]) -> &mut Self {
-        let mut parameters = vec![0, self.id("ptr")];
+        let prototype = self.prototype(&[&["ptr"], arguments].concat());
+        let pointer = self.add("", KIND_PTR, 0, prototype, &[]);
+        self.add(&format!("btf_trace_{name}"), KIND_TYPEDEF, 0, pointer, &[]);
+        self
+    }
+
+    /// A function, with arguments likewise.
+    pub(super) fn function(&mut self, name: &str, arguments: &[&str]) -> &mut Self {
+        let prototype = self.prototype(arguments);
+        self.add(name, KIND_FUNC, 0, prototype, &[]);
+        self
+    }
+
+    fn prototype(&mut self, arguments: &[&str]) -> u32 {
+        let mut parameters = Vec::new();
         for argument in arguments {
-            let is_structure = !matches!(*argument, "int" | "u64");
             let mut id = self.id(argument);
-            if is_structure {
+            if !matches!(*argument, "int" | "u64" | "ptr") {
                 id = self.add("", KIND_PTR, 0, id, &[]);
             }
             parameters.extend([0, id]);
         }
-        let count = u32::try_from(parameters.len() / 2).expect("few");
-        let prototype = self.add("", KIND_FUNC_PROTO, count, 0, &parameters);
-        let pointer = self.add("", KIND_PTR, 0, prototype, &[]);
-        self.add(&format!("btf_trace_{name}"), KIND_TYPEDEF, 0, pointer, &[]);
-        self
+        let count = u32::try_from(arguments.len()).expect("few");
+        self.add("", KIND_FUNC_PROTO, count, 0, &parameters)
     }
 
     /// The blob, parsed.

@@ -60,11 +60,24 @@ pub(super) struct RefFields {
     pub owning_root: Option<Field>,
 }
 
+/// What bounds a block group that is removed, in the hook that tells of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GroupBound {
+    /// The third argument of the function, up to 6.7.
+    ExtentMap,
+    /// The second argument of the function, from 6.8 on.
+    ChunkMap,
+    /// The group itself, the argument of the tracepoint.
+    BlockGroup,
+}
+
 /// All that is known of this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KernelLayout {
     /// What the eBPF programs need.
-    pub ebpf: Layout,
+    pub(super) ebpf: Layout,
+    /// How a removed block group is told; none where it is not.
+    pub(super) group_bound: Option<GroupBound>,
     /// How a tree block's reference is read.
     pub tree: RefFields,
     /// How a data reference is read.
@@ -99,16 +112,12 @@ impl KernelLayout {
         let find = Finder(types);
         let mut ebpf = common(types)?;
         ebpf.super_fs_info = find.offset("super_block.s_fs_info")?;
-        // The third argument of btrfs_remove_block_group: an extent map up to 6.7.
-        let group = types.first_field(&["btrfs_chunk_map.start", "extent_map.start"]);
-        let len = types.first_field(&["btrfs_chunk_map.chunk_len", "extent_map.len"]);
-        let missing = || LayoutError::Unknown { what: "btrfs_chunk_map or extent_map".to_owned() };
-        ebpf.group_start = group.ok_or_else(missing)?.offset;
-        ebpf.group_len = len.ok_or_else(missing)?.offset;
+        let group_bound = Some(removed_group_of(&find, &mut ebpf)?);
         let len_bytes = types.structure_len_bytes("btrfs_ref").unwrap_or(0);
         check_len("struct btrfs_ref", len_bytes)?;
         (ebpf.tree_len_bytes, ebpf.data_len_bytes) = (len_bytes, len_bytes);
-        Ok(Self { ebpf, tree: tree_ref_fields(types)?, data: data_ref_fields(types)? })
+        let (tree, data) = (tree_ref_fields(types)?, data_ref_fields(types)?);
+        Ok(Self { ebpf, group_bound, tree, data })
     }
 
     /// The layout for raw tracepoints.
@@ -132,11 +141,6 @@ impl KernelLayout {
         ebpf.node_bytenr = find.offset("btrfs_delayed_ref_node.bytenr")?;
         ebpf.stack_skip_frames = TRACEPOINT_FRAMES;
         commit_of(&find, &mut ebpf)?;
-        if types.tracepoint_arguments("btrfs_remove_block_group").is_some() {
-            ebpf.group_start = find.first(&["btrfs_block_group.start"])?.offset;
-            ebpf.group_len = find.first(&["btrfs_block_group.length"])?.offset;
-            ebpf.group_fs_info = find.offset("btrfs_block_group.fs_info")?;
-        }
         // The payload begins at the bytenr: what lies before is of no use.
         let start = ebpf.node_bytenr;
         let tree_len = node_len_bytes(types, "btrfs_delayed_tree_ref").saturating_sub(start);
@@ -149,7 +153,15 @@ impl KernelLayout {
         let data = data_node_fields(types)?.moved_back(start, data_len);
         let outside =
             || LayoutError::Unknown { what: "delayed ref node after its bytenr".to_owned() };
-        Ok(Self { ebpf, tree: tree.ok_or_else(outside)?, data: data.ok_or_else(outside)? })
+        let (tree, data) = (tree.ok_or_else(outside)?, data.ok_or_else(outside)?);
+        let traces_groups = types.tracepoint_arguments("btrfs_remove_block_group").is_some();
+        let group_bound = traces_groups.then_some(GroupBound::BlockGroup);
+        if traces_groups {
+            ebpf.group_start = find.offset("btrfs_block_group.start")?;
+            ebpf.group_len = find.offset("btrfs_block_group.length")?;
+            ebpf.group_fs_info = find.offset("btrfs_block_group.fs_info")?;
+        }
+        Ok(Self { ebpf, group_bound, tree, data })
     }
 }
 
@@ -207,6 +219,24 @@ fn commit_of(find: &Finder<'_>, ebpf: &mut Layout) -> Result<(), LayoutError> {
         }
     }
     Ok(())
+}
+
+/// Which argument of `btrfs_remove_block_group` bounds the group, and where in it. An extent
+/// map, the third, up to 6.7; a chunk map, the second, from 6.8 on.
+fn removed_group_of(find: &Finder<'_>, ebpf: &mut Layout) -> Result<GroupBound, LayoutError> {
+    let name = "btrfs_remove_block_group";
+    let missing = || LayoutError::Unknown { what: format!("known form of {name}") };
+    let arguments = find.0.function_arguments(name).ok_or_else(missing)?;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (bound, start, len) = match arguments[..] {
+        [_, _, "extent_map"] => (GroupBound::ExtentMap, "extent_map.start", "extent_map.len"),
+        [_, "btrfs_chunk_map"] => {
+            (GroupBound::ChunkMap, "btrfs_chunk_map.start", "btrfs_chunk_map.chunk_len")
+        }
+        _ => return Err(missing()),
+    };
+    (ebpf.group_start, ebpf.group_len) = (find.offset(start)?, find.offset(len)?);
+    Ok(bound)
 }
 
 fn check_prototype(find: &Finder<'_>, name: &str, expected: &[&str]) -> Result<(), LayoutError> {

@@ -155,13 +155,14 @@ impl Agent {
         drop(types);
         let tracing = Symbols::default().ranges_of(probes::TRACING).unwrap_or_default();
         layout.ebpf.stacks = u32::from(stacks);
-        let (hooks, unseen) = probes::hooks(mode, &layout.ebpf);
+        let kernel_release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let (hooks, unseen) = probes::hooks(mode, layout.group_bound, &kernel_release);
         let mut ebpf = probes::load(&hooks, &layout.ebpf, &devices, ring_bytes)?;
         let ring = probes::ring(&mut ebpf)?;
         let losses = LossCounters::new(losses_map(&mut ebpf)?, &ebpf);
         let attached = probes::attach(&mut ebpf, &hooks)?;
         let hello = Hello {
-            kernel_release: rustix::system::uname().release().to_string_lossy().into_owned(),
+            kernel_release,
             mode,
             hooks: hooks.iter().map(probes::Hook::label).collect(),
             unseen: unseen.into_iter().map(str::to_owned).collect(),

@@ -8,9 +8,10 @@ use aya::{
     },
 };
 use refverify_common::Layout;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use zerocopy::IntoBytes;
 
-use super::device::Device;
+use super::{device::Device, layout::GroupBound};
 use crate::feed::HookMode;
 
 /// The programs, as the build script made them.
@@ -127,7 +128,9 @@ impl Hook {
 
 /// The hooks with kprobes, in the order in which they are attached: first those that tell
 /// which file system is which, then returns before entries, so that no failed call is seen
-/// without its return.
+/// without its return. `btrfs_alloc_logged_file_extent` has no return probe: it makes events
+/// of its own inside, so that its own is not the thread's last one when it fails; and when it
+/// fails, so does the mount.
 const KPROBES: &[Hook] = &[
     Hook::entry("kprobe_free_fs_info", "btrfs_free_fs_info"),
     Hook::entry("kprobe_close_ctree", "close_ctree"),
@@ -136,8 +139,6 @@ const KPROBES: &[Hook] = &[
     Hook::entry("kprobe_abort_transaction", "__btrfs_abort_transaction"),
     Hook::exit("kretprobe_tree_ref", "btrfs_add_delayed_tree_ref"),
     Hook::exit("kretprobe_data_ref", "btrfs_add_delayed_data_ref"),
-    Hook::exit("kretprobe_logged_extent", "btrfs_alloc_logged_file_extent"),
-    Hook::entry("kprobe_remove_group", "btrfs_remove_block_group"),
     Hook::entry("kprobe_logged_extent", "btrfs_alloc_logged_file_extent"),
     Hook::entry("kprobe_tree_ref", "btrfs_add_delayed_tree_ref"),
     Hook::entry("kprobe_data_ref", "btrfs_add_delayed_data_ref"),
@@ -158,8 +159,15 @@ const TRACEPOINTS: &[Hook] = &[
 pub(super) const TRACING: &[&str] =
     &["__traceiter_add_delayed_", "__traceiter_btrfs_remove_block_group"];
 
-/// Not on every kernel; without it the removal of block groups is not seen.
-const REMOVE_GROUP: Hook = Hook::tracepoint("tracepoint_remove_group", "btrfs_remove_block_group");
+/// How the removal of a block group is told.
+const fn remove_group(bound: GroupBound) -> Hook {
+    let target = "btrfs_remove_block_group";
+    match bound {
+        GroupBound::ExtentMap => Hook::entry("kprobe_remove_group_by_extent_map", target),
+        GroupBound::ChunkMap => Hook::entry("kprobe_remove_group_by_chunk_map", target),
+        GroupBound::BlockGroup => Hook::tracepoint("tracepoint_remove_group", target),
+    }
+}
 
 /// What a set of hooks cannot see, one sentence each.
 const UNSEEN_BY_TRACEPOINTS: &[&str] = &[
@@ -171,21 +179,46 @@ const UNSEEN_BY_TRACEPOINTS: &[&str] = &[
     "A reference that is run and freed before its tracepoint fires is counted as lost.",
 ];
 
+const UNSEEN_BY_KPROBES: &[&str] =
+    &["A failed call is not taken back if more threads are inside btrfs_add_delayed_tree_ref or \
+     btrfs_add_delayed_data_ref at that moment than the kernel has return probes for (twice the \
+     number of CPUs, at least 10)."];
+
+/// From 6.7 on they are counted (`trace_call_bpf`).
+const SKIPPED_KPROBES_UNCOUNTED: &str = "Probes that the kernel skips because another program runs on the same CPU are not counted \
+     before 6.7.";
+
 const NO_REMOVE_GROUP: &str = "The removal of a block group is not seen.";
 
 /// The hooks that `mode` uses on a kernel with this layout, and what they cannot see.
-pub(super) fn hooks(mode: HookMode, layout: &Layout) -> (Vec<Hook>, Vec<&'static str>) {
-    if mode == HookMode::Kprobes {
-        return (KPROBES.to_vec(), Vec::new());
+pub(super) fn hooks(
+    mode: HookMode,
+    group_bound: Option<GroupBound>,
+    release: &str,
+) -> (Vec<Hook>, Vec<&'static str>) {
+    let (hooks, unseen) = match mode {
+        HookMode::Kprobes => (KPROBES, UNSEEN_BY_KPROBES),
+        HookMode::Tracepoints => (TRACEPOINTS, UNSEEN_BY_TRACEPOINTS),
+    };
+    let (mut hooks, mut unseen) = (hooks.to_vec(), unseen.to_vec());
+    match group_bound {
+        // Before the events that go into the group's space when it is used again.
+        Some(bound) => hooks.insert(0, remove_group(bound)),
+        None => unseen.push(NO_REMOVE_GROUP),
     }
-    let mut hooks = TRACEPOINTS.to_vec();
-    let mut unseen = UNSEEN_BY_TRACEPOINTS.to_vec();
-    if layout.group_fs_info == refverify_common::ABSENT {
-        unseen.push(NO_REMOVE_GROUP);
-    } else {
-        hooks.push(REMOVE_GROUP);
+    if mode == HookMode::Kprobes && version_of(release) < (6, 7) {
+        unseen.push(SKIPPED_KPROBES_UNCOUNTED);
     }
     (hooks, unseen)
+}
+
+/// The first two numbers of `uname -r`; what is not understood counts as old.
+fn version_of(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|it: char| !it.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
+        _ => (0, 0),
+    }
 }
 
 /// Loads what `hooks` need, with the watched devices known to the programs, but attaches
@@ -196,6 +229,10 @@ pub(super) fn load(
     devices: &[Device],
     ring_bytes: u32,
 ) -> Result<Ebpf, ProbeError> {
+    // Kernels before 5.11 charge maps to this limit; if it cannot be raised, creating them
+    // fails and says so.
+    let unlimited = Rlimit { current: None, maximum: None };
+    let _ = setrlimit(Resource::Memlock, unlimited);
     let mut ebpf = EbpfLoader::new()
         .override_global("LAYOUT", layout.as_bytes(), true)
         .map_max_entries("RECORDS", ring_bytes)
@@ -237,4 +274,29 @@ fn watch(ebpf: &mut Ebpf, devices: &[Device]) -> Result<(), ProbeError> {
         watched.insert(device.kernel_dev(), slot, 0).map_err(failed)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_does_not_count_skipped_probes_is_named_as_such() {
+        let unseen = |release| {
+            let (_, unseen) = hooks(HookMode::Kprobes, Some(GroupBound::ExtentMap), release);
+            unseen.contains(&SKIPPED_KPROBES_UNCOUNTED)
+        };
+        assert!(unseen("5.10.0-30-amd64") && unseen("6.1.0-53-amd64") && unseen("strange"));
+        assert!(!unseen("6.7.0") && !unseen("6.12.107+deb13-amd64") && !unseen("10.0-rc1"));
+    }
+
+    #[test]
+    fn without_the_tracepoint_the_removal_of_groups_is_said_to_be_unseen() {
+        let (hooks_without, unseen) = hooks(HookMode::Tracepoints, None, "6.18.0");
+        assert!(unseen.contains(&NO_REMOVE_GROUP));
+        let bound = Some(GroupBound::BlockGroup);
+        let (hooks_with, unseen) = hooks(HookMode::Tracepoints, bound, "6.18.0");
+        assert!(!unseen.contains(&NO_REMOVE_GROUP));
+        assert_eq!(hooks_with.len(), hooks_without.len() + 1);
+    }
 }

@@ -3,7 +3,7 @@
 //! Nothing here knows of events, files or sockets: bytes go in, values come out.
 //!
 //! * `vocabulary` names what an extent and a reference are;
-//! * [`format`] turns the bytes of the disk into values;
+//! * [`mod@format`] turns the bytes of the disk into values;
 //! * [`checks`] says what is wrong with an extent on disk;
 //! * [`reader`] reads the extent tree of a file system while it is being written to.
 

@@ -360,7 +360,7 @@ impl FileSystem {
                 }
             }
             Progress::Wrong { generation, finding } => {
-                self.wrong_on_disk(generation, finding, gate)
+                self.wrong_on_disk(generation, finding, gate);
             }
             Progress::Waits { durable } => self.waits(durable, fx),
             Progress::Failed(reason) => self.refuse(reason, fx),

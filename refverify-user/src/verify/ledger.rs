@@ -71,11 +71,15 @@ impl Ledger {
 
     /// Judges a change and, when it is in order, makes it. What is out of order changes
     /// nothing: the caller distrusts the extent and reads it afresh.
-    pub(crate) fn apply(&mut self, change: &RefChange, event: &Event) -> Result<(), Violation> {
+    pub(crate) fn apply(
+        &mut self,
+        change: &RefChange,
+        event: &Event,
+    ) -> Result<(), Box<Violation>> {
         let extent = self.extents.get(&change.bytenr);
         if let Err(kind) = rules::judge(extent, change.action, &change.key) {
             let extent = extent.map(|extent| extent.dump(change.bytenr));
-            return Err(Violation { kind, extent });
+            return Err(Box::new(Violation { kind, extent }));
         }
         self.make(change, ActionRecord::of(change, event));
         Ok(())
@@ -85,7 +89,7 @@ impl Ledger {
         match change.action {
             Action::AddExtent => self.allocate(change, record),
             Action::AddRef => {
-                self.with_extent(change.bytenr, |extent| extent.add(change.key, record))
+                self.with_extent(change.bytenr, |extent| extent.add(change.key, record));
             }
             Action::DropRef => {
                 self.with_extent(change.bytenr, |extent| extent.drop_one(change.key, record));

@@ -184,7 +184,8 @@ impl Summary {
     /// Whether something that was to be watched was not verified.
     pub fn has_gaps(&self) -> bool {
         let gap = |fs: &Coverage| {
-            !fs.blind.is_empty() || matches!(fs.state, FsState::Blind | FsState::Refused)
+            !fs.blind.is_empty()
+                || matches!(fs.state, FsState::Seeding | FsState::Blind | FsState::Refused)
         };
         !self.losses.is_empty() || self.coverage.iter().any(gap)
     }

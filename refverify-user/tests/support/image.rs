@@ -5,6 +5,8 @@
 //! Offsets are those of the kernel's `include/uapi/linux/btrfs_tree.h` and `fs/btrfs/fs.h`
 //! (6.12).
 
+#![expect(clippy::cast_possible_truncation, reason = "what is written is small")]
+
 use std::collections::BTreeMap;
 
 use refverify_user::btrfs::{ExtentKind, RefKey};
@@ -72,7 +74,11 @@ impl Image {
 
     /// Commits: writes all trees to blocks that the superblock on disk does not reach, the
     /// most recently freed first, so that a slow reader finds them overwritten.
-    pub(crate) fn write_trees(&mut self, generation: u64, extents: &BTreeMap<u64, Extent>) -> Root {
+    pub(crate) fn write_trees(
+        &mut self,
+        generation: u64,
+        extents: &BTreeMap<u64, Extent>,
+    ) -> Trees {
         // Superblock G - 1 is on disk: what only G - 2 reached may be overwritten.
         self.free.append(&mut self.pinned);
         let mut writer = Writer { image: self, generation, written: Vec::new() };
@@ -83,17 +89,17 @@ impl Image {
         let chunk_root = writer.tree(3, vec![((256, 228, METADATA_START), chunk_item())]);
         let written = writer.written;
         self.pinned = std::mem::replace(&mut self.used, written);
-        Root { generation, root, chunk_root }
+        Trees { generation, root, chunk_root }
     }
 
     /// Writes the superblock that leads to what [`Image::write_trees`] wrote.
-    pub(crate) fn write_superblock(&mut self, root: &Root) {
+    pub(crate) fn write_superblock(&mut self, root: &Trees) {
         self.blocks.insert(SUPERBLOCK_OFFSET, superblock(root));
     }
 }
 
 /// Where trees were written.
-pub(crate) struct Root {
+pub(crate) struct Trees {
     generation: u64,
     root: Node,
     chunk_root: Node,
@@ -284,25 +290,25 @@ fn chunk_item() -> Vec<u8> {
     item
 }
 
-fn superblock(root: &Root) -> Vec<u8> {
+fn superblock(trees: &Trees) -> Vec<u8> {
     let mut sb = vec![0; NODE_BYTES];
     sb[32..48].copy_from_slice(&FSID);
     put_u64(&mut sb[48..], SUPERBLOCK_OFFSET);
     put_u64(&mut sb[56..], 1);
     sb[64..72].copy_from_slice(b"_BHRfS_M");
-    put_u64(&mut sb[72..], root.generation);
-    put_u64(&mut sb[80..], root.root.bytenr);
-    put_u64(&mut sb[88..], root.chunk_root.bytenr);
+    put_u64(&mut sb[72..], trees.generation);
+    put_u64(&mut sb[80..], trees.root.bytenr);
+    put_u64(&mut sb[88..], trees.chunk_root.bytenr);
     put_u64(&mut sb[112..], METADATA_START + METADATA_LEN_BYTES);
     put_u64(&mut sb[136..], 1);
     for at in [144, 148, 152, 156] {
         put_u32(&mut sb[at..], 4096);
     }
-    put_u64(&mut sb[164..], root.generation);
+    put_u64(&mut sb[164..], trees.generation);
     // MIXED_BACKREF, EXTENDED_IREF and SKINNY_METADATA.
     put_u64(&mut sb[188..], 1 | 1 << 6 | 1 << 8);
-    sb[198] = root.root.level;
-    sb[199] = root.chunk_root.level;
+    sb[198] = trees.root.level;
+    sb[199] = trees.chunk_root.level;
     put_u64(&mut sb[201..], 1);
     put_u64(&mut sb[209..], METADATA_START + METADATA_LEN_BYTES);
     sb[283..299].copy_from_slice(&FSID);

@@ -1,7 +1,9 @@
 //! An honest file system, as far as its extents and references go: it allocates, shares,
 //! drops and frees at random, and reports each change as the kernel would.
 
-use std::{collections::BTreeMap, sync::Arc};
+#![expect(clippy::cast_possible_truncation, reason = "all numbers are small")]
+
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use refverify_user::{
     btrfs::{Action, ExtentKind, RefKey},
@@ -161,9 +163,10 @@ fn dump_extent(bytenr: u64, extent: &Extent) -> String {
     let total: u32 = extent.refs.values().sum();
     let mut text = format!("extent {bytenr} len {} {kind} refs {total}\n", extent.len_bytes);
     for (key, count) in &extent.refs {
-        text += &format!(
-            "ref root {} parent {} owner {} offset {} count {count}\n",
-            key.root, key.parent, key.owner, key.offset
+        let RefKey { root, parent, owner, offset } = key;
+        let _ = writeln!(
+            text,
+            "ref root {root} parent {parent} owner {owner} offset {offset} count {count}"
         );
     }
     text

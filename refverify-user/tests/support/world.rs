@@ -13,7 +13,7 @@ use refverify_user::{
 };
 
 use super::{
-    image::{Extent, Image, Root},
+    image::{Extent, Image, Trees},
     model::{Model, Rng},
 };
 
@@ -45,7 +45,7 @@ struct Commit {
     transid: u64,
     /// Extents as of its end.
     extents: BTreeMap<u64, Extent>,
-    written: Option<Root>,
+    written: Option<Trees>,
 }
 
 const FS: FsSlot = FsSlot(0);
@@ -196,8 +196,8 @@ impl World {
         if self.reads.is_empty() {
             return;
         }
-        let index = self.rng.below(self.reads.len() as u64) as usize;
-        let read = self.reads.swap_remove(index);
+        let read = self.rng.pick(&self.reads);
+        self.reads.retain(|other| other.id != read.id);
         let data = self.image.read(read.offset, read.len_bytes as usize);
         self.tell(ToVerifier::Block(BlockAnswer { fs: FS, id: read.id, data: Ok(data.into()) }));
     }
@@ -237,10 +237,12 @@ impl World {
 
     /// The findings so far.
     pub(crate) fn findings(&self) -> Vec<&Finding> {
-        let finding = |notice| match notice {
-            &Notice::Finding(ref finding) => Some(&**finding),
-            _ => None,
-        };
+        fn finding(notice: &Notice) -> Option<&Finding> {
+            match notice {
+                Notice::Finding(finding) => Some(finding),
+                _ => None,
+            }
+        }
         self.notices.iter().filter_map(finding).collect()
     }
 

@@ -23,7 +23,7 @@ fn layout() -> KernelLayout {
         owning_root: Some(field(24, 8)),
     };
     let data = RefFields { owner: field(48, 8), offset: Some(field(56, 8)), ..tree };
-    KernelLayout { ebpf: Layout::UNKNOWN, tree, data }
+    KernelLayout { ebpf: Layout::UNKNOWN, group_bound: None, tree, data }
 }
 
 const TRACING: Range<u64> = 0xffff_0000..0xffff_1000;
@@ -151,8 +151,8 @@ fn a_stack_ends_where_the_kernel_says_and_nowhere_else() {
         event(decoder().decode(record.as_bytes())).stack.to_vec()
     };
     assert_eq!(stack(16), [1, 2]);
-    assert_eq!(stack(0), []);
-    assert_eq!(stack(-14), []);
+    assert!(stack(0).is_empty());
+    assert!(stack(-14).is_empty());
     assert_eq!(stack(i64::MAX).len(), FRAMES_MAX);
 }
 

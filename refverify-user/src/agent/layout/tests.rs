@@ -33,7 +33,18 @@ fn rest_of_kernel(latest: &str) -> BtfBuilder {
                 ("workers", "ptr", 408),
             ],
         )
+        .structure("extent_map", 96, &[("start", "u64", 24), ("len", "u64", 32)])
         .structure("btrfs_chunk_map", 64, &[("start", "u64", 32), ("chunk_len", "u64", 40)]);
+    match latest {
+        "latest_bdev" => {
+            let arguments = ["btrfs_trans_handle", "u64", "extent_map"];
+            btf.function("btrfs_remove_block_group", &arguments);
+        }
+        _ => {
+            let arguments = ["btrfs_trans_handle", "btrfs_chunk_map"];
+            btf.function("btrfs_remove_block_group", &arguments);
+        }
+    }
     btf
 }
 
@@ -208,7 +219,20 @@ fn before_5_16_the_latest_device_is_the_block_device_itself() {
     add_ref_of_5_10(&mut btf);
     let layout = KernelLayout::for_kprobes(&btf.build()).expect("known").ebpf;
     assert_eq!((layout.fs_devices_latest, layout.device_bdev), (104, ABSENT));
-    assert_eq!((layout.group_start, layout.group_len), (32, 40));
+}
+
+#[test]
+fn the_argument_that_bounds_a_removed_group_is_found_by_the_prototype() {
+    for (latest, expected) in [
+        ("latest_bdev", (Some(GroupBound::ExtentMap), 24, 32)),
+        ("latest_dev", (Some(GroupBound::ChunkMap), 32, 40)),
+    ] {
+        let mut btf = rest_of_kernel(latest);
+        add_ref_of_6_12(&mut btf);
+        let layout = KernelLayout::for_kprobes(&btf.build()).expect("known");
+        let KernelLayout { ebpf, group_bound, .. } = layout;
+        assert_eq!((group_bound, ebpf.group_start, ebpf.group_len), expected);
+    }
 }
 
 #[test]
@@ -220,7 +244,7 @@ fn a_delayed_node_is_copied_from_its_bytenr_on() {
     assert_eq!((layout.ebpf.tree_start, layout.ebpf.tree_len_bytes), (40, 72));
     assert_eq!(offsets(&layout), ([0, 8, 32], [24, 56], [24, 56, 64].map(Some), None));
     assert_eq!(layout.ebpf.commit_argument, commit_argument::FS_INFO);
-    assert_eq!(layout.ebpf.group_fs_info, ABSENT, "no tracepoint btrfs_remove_block_group");
+    assert_eq!(layout.group_bound, None, "no tracepoint btrfs_remove_block_group");
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub enum ReaderStep {
         /// The generation.
         generation: u64,
     },
-    /// The superblock is older than wanted: wait for a commit, then [`ExtentReader::retry`].
+    /// The superblock is older than wanted: wait for a commit, then [`ExtentReader::retry`](super::ExtentReader::retry).
     TooOld {
         /// The superblock's generation.
         generation: u64,

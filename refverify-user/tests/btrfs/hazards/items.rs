@@ -2,7 +2,7 @@
 
 use refverify_user::btrfs::{
     ExtentKind, RefKey,
-    checks::DiskFindingKind,
+    checks::DiskFault,
     format::{Key, item_type},
 };
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The findings about a leaf's items, and that the next extent was read all the same.
-fn findings_of(items: Vec<(Key, Vec<u8>)>) -> Vec<DiskFindingKind> {
+fn findings_of(items: Vec<(Key, Vec<u8>)>) -> Vec<DiskFault> {
     let mut all = vec![sound_item(MIB)];
     all.extend(items);
     all.push(sound_item(100 * MIB));
@@ -25,7 +25,7 @@ fn findings_of(items: Vec<(Key, Vec<u8>)>) -> Vec<DiskFindingKind> {
     assert_eq!(told.extents.first().map(|extent| extent.bytenr), Some(MIB));
     assert_eq!(told.extents.last().map(|extent| extent.bytenr), Some(100 * MIB));
     assert!(told.findings.iter().all(|finding| finding.leaf == LEAVES_AT && finding.slot > 0));
-    told.findings.into_iter().map(|finding| finding.kind).collect()
+    told.findings.into_iter().map(|finding| finding.fault).collect()
 }
 
 #[test]
@@ -53,10 +53,7 @@ fn keyed_refs_that_start_in_the_next_leaf_belong_to_their_extent() {
 #[test]
 fn a_keyed_ref_without_its_extent_is_not_given_to_the_one_before() {
     let orphan = (key(2 * MIB, 178, 77), data_ref(5, 300, 0, 1));
-    assert_eq!(
-        findings_of(vec![orphan]),
-        [DiskFindingKind::KeyedRefWithoutExtent { ref_type: 178 }]
-    );
+    assert_eq!(findings_of(vec![orphan]), [DiskFault::KeyedRefWithoutExtent { ref_type: 178 }]);
 }
 
 #[test]
@@ -65,34 +62,31 @@ fn what_the_inline_refs_say_is_checked() {
     let key = |root, objectid, offset| RefKey::data(root, 0, objectid, offset);
     assert_eq!(
         data(&[inline_data_ref(0, 257, 0, 1)]),
-        [DiskFindingKind::MissingRoot { key: key(0, 257, 0) }]
+        [DiskFault::MissingRoot { key: key(0, 257, 0) }]
     );
     assert_eq!(
         data(&[inline_data_ref(5, 257, 0, 1), inline_data_ref(5, 257, 0, 1)]),
-        [DiskFindingKind::DuplicateRef { key: key(5, 257, 0) }]
+        [DiskFault::DuplicateRef { key: key(5, 257, 0) }]
     );
     for (root, objectid, offset) in
         [(6, 257, 0), (1 << 48, 257, 0), (5, 255, 0), (5, u64::MAX, 0), (5, 257, 1)]
     {
         assert_eq!(
             data(&[inline_data_ref(root, objectid, offset, 1)]),
-            [DiskFindingKind::ImplausibleDataRef { key: key(root, objectid, offset) }]
+            [DiskFault::ImplausibleDataRef { key: key(root, objectid, offset) }]
         );
     }
     assert_eq!(data(&[inline_data_ref(5, 257, (-4096_i64).cast_unsigned(), 1)]), []);
     assert_eq!(data(&[inline_data_ref(5, (-12_i64).cast_unsigned(), 0, 1)]), []);
     assert_eq!(data(&[inline_data_ref(1, 257, 0, 1)]), []);
-    assert_eq!(
-        data(&[inline_number_ref(176, 5)]),
-        [DiskFindingKind::RefOfOtherKind { ref_type: 176 }]
-    );
+    assert_eq!(data(&[inline_number_ref(176, 5)]), [DiskFault::RefOfOtherKind { ref_type: 176 }]);
     for cut_off in [&[178][..], &[0; 9], &[180; 9], &[188; 9], &inline_data_ref(5, 257, 0, 1)[..28]]
     {
         let found = data(&[cut_off.to_vec()]);
-        assert!(matches!(found[..], [DiskFindingKind::BadInlineRef { .. }]), "{found:?}");
+        assert!(matches!(found[..], [DiskFault::BadInlineRef { .. }]), "{found:?}");
     }
     let zero = data(&[inline_data_ref(5, 257, 0, 0), inline_data_ref(5, 300, 0, 2)]);
-    let expected = DiskFindingKind::ZeroCount { key: key(5, 257, 0) };
+    let expected = DiskFault::ZeroCount { key: key(5, 257, 0) };
     assert!(zero.contains(&expected), "{zero:?}");
 }
 
@@ -101,7 +95,7 @@ fn inline_refs_out_of_order_are_found() {
     let (a, b) = (inline_data_ref(5, 257, 0, 1), inline_data_ref(5, 258, 0, 1));
     let in_order = |refs: &[Vec<u8>]| findings_of(vec![data_item(2 * MIB, refs)]);
     let both = [in_order(&[a.clone(), b.clone()]), in_order(&[b, a.clone()])];
-    let expected = vec![DiskFindingKind::InlineRefOrder { ref_type: 178 }];
+    let expected = vec![DiskFault::InlineRefOrder { ref_type: 178 }];
     assert!(both.contains(&vec![]) && both.contains(&expected), "{both:?}");
     let shared = [vec![184], (8 * MIB).to_le_bytes().to_vec(), 1_u32.to_le_bytes().to_vec()];
     assert_eq!(in_order(&[a.clone(), shared.concat()]), []);
@@ -113,8 +107,8 @@ fn owner_refs_are_legal_only_with_simple_quotas() {
     let (bytenr, refs) = (MIB, [inline_number_ref(172, 300), inline_data_ref(5, 257, 0, 1)]);
     let item = (key(bytenr, 168, 4096), extent_item(1, true, &refs));
     let mut device = device_with(vec![item.clone()]);
-    let kinds = |told: Told| -> Vec<_> { told.findings.into_iter().map(|f| f.kind).collect() };
-    assert_eq!(kinds(read(&device)), [DiskFindingKind::OwnerWithoutSimpleQuota]);
+    let kinds = |told: Told| -> Vec<_> { told.findings.into_iter().map(|f| f.fault).collect() };
+    assert_eq!(kinds(read(&device)), [DiskFault::OwnerWithoutSimpleQuota]);
     device.edit_superblock(|block| block[190] |= 1);
     let told = read(&device);
     assert_eq!(told.extents[0].owner_root, Some(300));
@@ -129,17 +123,17 @@ fn totals_that_do_not_match_are_found() {
     };
     let two = [inline_data_ref(5, 257, 0, 2)];
     assert_eq!(item(2, &two), []);
-    assert_eq!(item(3, &two), [DiskFindingKind::TotalDiffers { sum: 2, total: 3 }]);
-    assert_eq!(item(1, &two), [DiskFindingKind::InlineRefsExceedTotal { sum: 2, total: 1 }]);
-    assert_eq!(item(1, &[]), [DiskFindingKind::TotalDiffers { sum: 0, total: 1 }]);
-    assert_eq!(item(0, &[]), [DiskFindingKind::NoRefs]);
+    assert_eq!(item(3, &two), [DiskFault::TotalDiffers { sum: 2, total: 3 }]);
+    assert_eq!(item(1, &two), [DiskFault::InlineRefsExceedTotal { sum: 2, total: 1 }]);
+    assert_eq!(item(1, &[]), [DiskFault::TotalDiffers { sum: 0, total: 1 }]);
+    assert_eq!(item(0, &[]), [DiskFault::NoRefs]);
 }
 
 #[test]
 fn extent_items_that_make_no_sense_are_found() {
     let refs = [inline_data_ref(5, 257, 0, 1)];
     let bad = |key: Key, body: Vec<u8>| match &findings_of(vec![(key, body)])[..] {
-        [DiskFindingKind::BadExtentItem { reason }] => reason.to_string(),
+        [DiskFault::BadExtentItem { reason }] => reason.to_string(),
         other => panic!("{other:?}"),
     };
     let sound = extent_item(1, true, &refs);
@@ -154,25 +148,25 @@ fn extent_items_that_make_no_sense_are_found() {
     for len_bytes in [0, 4095, u64::MAX - 4095] {
         assert_eq!(
             findings_of(vec![(key(2 * MIB, 168, len_bytes), sound.clone())])[0],
-            DiskFindingKind::BadRange { len_bytes }
+            DiskFault::BadRange { len_bytes }
         );
     }
     let mut future = sound.clone();
     future[8] = 8;
     assert_eq!(
         findings_of(vec![(key(2 * MIB, 168, 4096), future)]),
-        [DiskFindingKind::FutureGeneration { generation: 8 }]
+        [DiskFault::FutureGeneration { generation: 8 }]
     );
     assert_eq!(
         findings_of(vec![
             (key(2 * MIB, 168, 4096), sound.clone()),
             (key(2 * MIB, 168, 8192), sound.clone())
         ]),
-        [DiskFindingKind::SecondExtentItem]
+        [DiskFault::SecondExtentItem]
     );
     assert_eq!(
         findings_of(vec![(key(2 * MIB, 168, 8192), sound.clone()), sound_item(2 * MIB + 4096)]),
-        [DiskFindingKind::OverlapsPrevious { previous: 2 * MIB, previous_len_bytes: 8192 }]
+        [DiskFault::OverlapsPrevious { previous: 2 * MIB, previous_len_bytes: 8192 }]
     );
 }
 
@@ -185,15 +179,15 @@ fn keyed_refs_that_make_no_sense_are_found() {
         assert_eq!(found.len(), 1, "{found:?}");
         found.remove(0)
     };
-    let wrong_len = |kind| matches!(kind, DiskFindingKind::BadKeyedRef { .. });
+    let wrong_len = |kind| matches!(kind, DiskFault::BadKeyedRef { .. });
     assert!(wrong_len(with(178, 0, &[0; 27])));
     assert!(wrong_len(with(178, 0, &[0; 29])));
     assert!(wrong_len(with(184, 4096, &[0; 3])));
     assert!(wrong_len(with(176, 5, &[0])));
-    assert_eq!(with(176, 5, &[]), DiskFindingKind::RefOfOtherKind { ref_type: 176 });
-    assert_eq!(with(180, 5, &[]), DiskFindingKind::OldKeyedRef);
+    assert_eq!(with(176, 5, &[]), DiskFault::RefOfOtherKind { ref_type: 176 });
+    assert_eq!(with(180, 5, &[]), DiskFault::OldKeyedRef);
     let key = RefKey::data(0, 4097, 0, 0);
-    assert_eq!(with(184, 4097, &1_u32.to_le_bytes()), DiskFindingKind::BadParent { key });
+    assert_eq!(with(184, 4097, &1_u32.to_le_bytes()), DiskFault::BadParent { key });
 }
 
 #[test]
@@ -202,8 +196,8 @@ fn an_unknown_item_type_is_told_once_and_changes_nothing() {
     let group = (key(2 * MIB, 192, MIB), vec![0; 24]);
     let items = vec![unknown(MIB), sound_item(2 * MIB), group, unknown(2 * MIB), unknown(3 * MIB)];
     let found = findings_of(items);
-    assert_eq!(found, [DiskFindingKind::UnknownItemType { item_type: 200 }]);
-    assert!(found[0].is_neutral());
+    assert_eq!(found, [DiskFault::UnknownItemType { item_type: 200 }]);
+    assert!(found[0].kind().is_none());
 }
 
 #[test]
@@ -211,5 +205,5 @@ fn findings_about_one_extent_are_bounded() {
     let refs: Vec<_> = (0..60).map(|i| inline_data_ref(0, 257 + i, 0, 1)).collect();
     let found = findings_of(vec![data_item(2 * MIB, &refs)]);
     assert!(found.len() <= 33, "{}", found.len());
-    assert!(matches!(found.last(), Some(DiskFindingKind::More { count: 28.. })), "{found:?}");
+    assert!(matches!(found.last(), Some(DiskFault::More { count: 28.. })), "{found:?}");
 }
