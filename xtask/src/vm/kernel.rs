@@ -14,8 +14,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    command::{LIMIT, output},
-    machine::{distribution, has_apt},
+    command::{LIMIT, output, show_and_run},
+    machine::{as_root, distribution, has_apt},
     test::Skip,
     workspace,
 };
@@ -121,17 +121,21 @@ fn unpack(package: &Path, dir: &Path) -> Result<()> {
 
 /// The Debian mirror that the machine uses, as its apt has it.
 fn mirror() -> Result<String> {
+    if let Some(mirror) = configured_mirror()? {
+        return Ok(mirror);
+    }
+    // apt knows whose mirror it is only once it has its lists; images come without them.
+    println!("vm: apt has no lists: updating them, to learn the machine's Debian mirror");
+    show_and_run(as_root("apt-get").args(["update", "-q"]))?;
+    configured_mirror()?.context("apt is set up with no mirror of Debian's, where the kernels are")
+}
+
+fn configured_mirror() -> Result<Option<String>> {
     let format = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
     let mut command = Command::new("apt-get");
     command.args(["indextargets", "--format", format, "Created-By: Packages"]);
-    output(&mut command, LIMIT)?
-        .lines()
-        .find_map(|line| line.strip_prefix("Debian|Debian|"))
-        .map(str::to_owned)
-        .context(
-            "apt knows no mirror of Debian's (on Debian: run `apt-get update` once), so there are \
-             no kernels to fetch",
-        )
+    let targets = output(&mut command, LIMIT)?;
+    Ok(targets.lines().find_map(|line| line.strip_prefix("Debian|Debian|")).map(str::to_owned))
 }
 
 /// apt with lists, cache and sources of its own.

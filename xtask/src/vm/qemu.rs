@@ -155,3 +155,47 @@ fn read_lines(qemu: &mut Child) -> mpsc::Receiver<String> {
     });
     receiver
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `watch` makes of a machine that prints `console` by `sh`.
+    fn watched(console: &str, limit: Duration) -> Verdict {
+        let dir = tempfile::tempdir().unwrap();
+        let boot = Boot {
+            kernel: Path::new("none"),
+            initramfs: Path::new("none"),
+            scenario: "none",
+            log: dir.path().join("log"),
+            limit,
+            echo: Echo::Nothing,
+        };
+        let mut machine =
+            Command::new("sh").args(["-c", console]).stdout(Stdio::piped()).spawn().unwrap();
+        let verdict = watch(&boot, &mut machine).unwrap();
+        machine.kill().unwrap();
+        machine.wait().unwrap();
+        verdict
+    }
+
+    #[test]
+    fn a_verdict_counts_only_when_the_kernel_lived() {
+        let long = Duration::from_mins(1);
+        assert_eq!(watched("echo guest verdict: passed", long), Verdict::Passed);
+        let panicked = "echo guest verdict: passed; echo Kernel panic - not syncing";
+        assert!(matches!(watched(panicked, long), Verdict::Failed(why) if why.contains("panic")));
+    }
+
+    #[test]
+    fn no_verdict_is_a_failure() {
+        let verdict = watched("echo booting", Duration::from_mins(1));
+        assert!(matches!(verdict, Verdict::Failed(why) if why.contains("without a verdict")));
+    }
+
+    #[test]
+    fn a_machine_that_hangs_is_given_up() {
+        let verdict = watched("echo booting; exec sleep 60", Duration::from_millis(300));
+        assert!(matches!(verdict, Verdict::Failed(why) if why.contains("not done")));
+    }
+}
