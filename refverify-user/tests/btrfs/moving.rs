@@ -1,12 +1,16 @@
 //! File systems that change under the reader: every range is exact at its generation.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use refverify_user::btrfs::{format::SUPERBLOCK_OFFSET, reader::ExtentReader};
+use refverify_user::btrfs::{
+    format::{ReadFailure, SUPERBLOCK_OFFSET},
+    reader::ExtentReader,
+};
 
 use crate::{
     image::{ALL, Told, drive, drive_moving},
     living::{Extents, Living, Random},
+    synthetic::Device,
 };
 
 /// Every range that was told must be what the file system had at that generation.
@@ -114,4 +118,48 @@ fn a_block_that_stays_bad_ends_in_an_error_however_often_the_superblock_moves() 
     assert!(failed.contains(&bad.to_string()), "{failed}");
     assert!(!told.extents.is_empty(), "what lies before the bad block is told");
     assert!(told.ranges.iter().all(|(range, _)| range.end <= 31 << 20));
+}
+
+#[test]
+fn a_device_that_stumbles_now_and_then_is_read_to_the_end() {
+    let living = Living::new(5);
+    // Each of these leaves stumbles until one more superblock was read than for the one before:
+    // more stumbling than one block is allowed, but never twice without progress.
+    let stumbling: BTreeMap<u64, u32> = [10, 20, 30, 40, 50]
+        .into_iter()
+        .zip(2..)
+        .flat_map(|(leaf, superblocks)| {
+            Device::places(living.leaf_bytenr(leaf)).map(|at| (at as u64, superblocks))
+        })
+        .collect();
+    let mut superblocks = 0;
+    let told = drive(&mut ExtentReader::new(ALL, 0), |read| {
+        superblocks += u32::from(read.offset == SUPERBLOCK_OFFSET);
+        match stumbling.get(&read.offset) {
+            Some(&enough) if superblocks < enough => Err(ReadFailure::new("stumbled")),
+            _ => living.device.read(read),
+        }
+    });
+    assert_eq!(superblocks, 6);
+    assert_exact_per_range(&told, |generation| living.history[&generation].clone());
+}
+
+#[test]
+fn leaves_read_ahead_are_used_again_at_the_next_generation() {
+    let mut living = Living::new(6);
+    let mut reads = BTreeMap::new();
+    let mut answered = 0;
+    let told = drive_moving(&mut ExtentReader::new(ALL, 0), 74, |read| {
+        answered += 1;
+        if answered == 74 {
+            living.commit_one_change();
+        }
+        *reads.entry(read.offset).or_insert(0) += 1;
+        living.device.read(read)
+    });
+    assert_eq!(told.generations.len(), 2);
+    assert_exact_per_range(&told, |generation| living.history[&generation].clone());
+    reads.remove(&SUPERBLOCK_OFFSET);
+    let twice = reads.values().filter(|&&times| times > 1).count();
+    assert!(twice < 20, "{twice} blocks were read twice, for one change");
 }

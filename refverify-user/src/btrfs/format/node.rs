@@ -396,6 +396,11 @@ impl Leaf {
         self.owner
     }
 
+    /// The whole block.
+    pub fn into_bytes(self) -> Bytes {
+        self.data
+    }
+
     /// Its items, in the order of their keys.
     pub fn items(&self) -> impl Iterator<Item = Item<'_>> {
         let items = entries_of::<DiskItem>(&self.data, self.count);

@@ -14,7 +14,7 @@ use crate::btrfs::{
     checks::CheckContext,
     format::{
         self, BlockFault, BlockPointer, ChunkMap, Key, Leaf, ReadFailure, Superblock,
-        SuperblockError, item_type, parse_root_item,
+        SuperblockError, TreeBlock, item_type, parse_root_item,
     },
     objectid,
 };
@@ -190,6 +190,11 @@ impl ExtentReader {
             Stage::Superblock { .. } | Stage::TooOld | Stage::Ended => return,
         };
         for pointer in walk.take_wanted() {
+            let kept = walk.take_kept(&pointer);
+            if let Some(Ok(block)) = kept.map(|data| TreeBlock::check(data, &pointer, &format)) {
+                walk.accept(&pointer, Ok(block));
+                continue;
+            }
             let mirrors = chunks.copies(pointer.bytenr, format.nodesize);
             if let Answer::Block(pointer, block) =
                 self.reads.request_block(pointer, format, mirrors)
@@ -296,7 +301,7 @@ impl ExtentReader {
             assembler.move_on(context);
             self.reads.forget_tree(objectid::EXTENT_TREE);
             let unread = Key::first_of(self.complete_upto)..Key::first_of(self.range.end);
-            self.extents = Some(TreeWalk::new(root, unread));
+            self.extents = Some(TreeWalk::after(self.extents.take(), root, unread));
         }
         self.stage = Stage::Extents;
         let generation = superblock.generation;

@@ -1,6 +1,11 @@
 //! One tree, read in the order of its keys with many blocks ahead.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+};
+
+use bytes::Bytes;
 
 use crate::btrfs::format::{BlockFault, BlockPointer, Key, Leaf, TreeBlock};
 
@@ -30,6 +35,9 @@ pub(super) struct TreeWalk {
     root: BlockPointer,
     range: Range<Key>,
     frontier: BTreeMap<Key, (BlockPointer, State)>,
+    /// Leaves that the walk before had read ahead, by bytenr and generation: most of them are
+    /// the same in the newer tree. Never more than a window of them.
+    kept: HashMap<(u64, u64), Leaf>,
 }
 
 /// What comes next, from left to right.
@@ -51,7 +59,27 @@ impl TreeWalk {
         } else {
             BTreeMap::from([(Key::first_of(0), (root, State::Wanted))])
         };
-        Self { root, range, frontier }
+        Self { root, range, frontier, kept: HashMap::new() }
+    }
+
+    /// A walk over a newer tree, which uses again what `older` had read ahead.
+    pub(super) fn after(older: Option<Self>, root: BlockPointer, range: Range<Key>) -> Self {
+        let mut walk = Self::new(root, range);
+        let ahead = older.into_iter().flat_map(|older| older.frontier.into_values());
+        walk.kept = ahead
+            .filter_map(|(pointer, state)| match state {
+                State::Read(leaf) => Some(((pointer.bytenr, pointer.generation), leaf)),
+                _ => None,
+            })
+            .collect();
+        walk
+    }
+
+    /// The bytes of a block, if the walk before had read it. They have to be checked against
+    /// their new pointer.
+    pub(super) fn take_kept(&mut self, pointer: &BlockPointer) -> Option<Bytes> {
+        let leaf = self.kept.remove(&(pointer.bytenr, pointer.generation))?;
+        Some(leaf.into_bytes())
     }
 
     pub(super) fn root(&self) -> BlockPointer {

@@ -1,7 +1,7 @@
 //! Tree blocks and chunks.
 
 use refverify_user::btrfs::{
-    format::{BlockFault, ReadFailure, item_type},
+    format::{BlockFault, ReadFailure, SUPERBLOCK_OFFSET, item_type},
     objectid,
     reader::{ExtentReader, ReaderError},
 };
@@ -150,6 +150,18 @@ fn a_pointer_to_where_no_chunk_is_ends_in_an_error() {
 }
 
 #[test]
+fn a_pointer_to_no_block_ends_in_an_error() {
+    for bytenr in [0, LEAVES_AT + 1, LEAVES_AT + 2048] {
+        let mut device = sound_device();
+        device.edit_block(EXTENT_ROOT, |block| {
+            block[HEADER_LEN + 17..HEADER_LEN + 25].copy_from_slice(&bytenr.to_le_bytes());
+        });
+        let fault = BlockFault::Pointer { slot: 0, bytenr };
+        assert_eq!(bad_block(&read(&device)), (EXTENT_ROOT, fault));
+    }
+}
+
+#[test]
 fn a_chunk_beyond_the_end_of_the_device_ends_in_an_error() {
     let mut device = sound_device();
     let of = Header { bytenr: CHUNK.0, generation: 1, owner: objectid::CHUNK_TREE, level: 0 };
@@ -252,4 +264,29 @@ fn a_root_tree_without_an_extent_tree_ends_in_an_error() {
     let cut_off = (key(2, item_type::ROOT_ITEM, 0), vec![0; 100]);
     device.write_block(&leaf(of(root), &[cut_off]));
     assert!(matches!(read(&device).failed, Some(ReaderError::RootItem { .. })));
+}
+
+#[test]
+fn blocks_that_are_bad_by_turns_end_in_an_error() {
+    // A root tree of two levels, read anew after every bad block; never are both sound.
+    let mut device = sound_device();
+    let [leaf_at, interior_at] = [CHUNK.0 + 8192, CHUNK.0 + 3 * 4096];
+    let pointer = Pointer { key: key(2, item_type::ROOT_ITEM, 0), bytenr: leaf_at, generation: 7 };
+    let of = Header { bytenr: interior_at, generation: 7, owner: objectid::ROOT_TREE, level: 1 };
+    device.write_block(&interior(of, &[pointer]));
+    device.edit_superblock(|block| {
+        block[80..88].copy_from_slice(&interior_at.to_le_bytes());
+        block[198] = 1;
+    });
+    assert_eq!(read(&device).extents.len(), 2);
+    let mut superblocks = 0;
+    let told = drive(&mut ExtentReader::new(ALL, 0), |read| {
+        superblocks += u32::from(read.offset == SUPERBLOCK_OFFSET);
+        let bad = [leaf_at, interior_at][superblocks as usize % 2];
+        if Device::places(bad).contains(&usize::try_from(read.offset).expect("small")) {
+            return Err(ReadFailure::new("by turns"));
+        }
+        device.read(read)
+    });
+    assert!(told.failed.is_some() && superblocks < 10, "{superblocks} superblocks");
 }
