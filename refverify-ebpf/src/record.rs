@@ -77,6 +77,9 @@ impl Signal {
 pub(crate) enum Payload {
     /// So many bytes at this kernel address.
     Kernel { address: u64, len_bytes: u32 },
+    /// So many bytes from the `bytenr` of a delayed ref node on, as long as it is this one: the
+    /// node may be freed and used again between two looks.
+    Node { address: u64, len_bytes: u32, bytenr: u64 },
     /// Arguments of `btrfs_alloc_logged_file_extent`.
     LoggedExtent(LoggedExtent),
     /// A block group's bounds.
@@ -171,9 +174,15 @@ impl Payload {
     unsafe fn write(&self, target: *mut u8) -> bool {
         match self {
             Self::Kernel { address, len_bytes } => {
-                let len = (*len_bytes).min(PAYLOAD_MAX_BYTES as u32);
-                // SAFETY: the target has room; the helper checks the address.
-                unsafe { bpf_probe_read_kernel(target.cast(), len, *address as *const _) == 0 }
+                // SAFETY: as of this function.
+                unsafe { copy(target, *address, *len_bytes) }
+            }
+            Self::Node { address, len_bytes, bytenr } => {
+                // SAFETY: as of this function; the first word has been copied when it is read.
+                unsafe {
+                    copy(target, *address, *len_bytes)
+                        && ptr::read(target.cast::<[u8; 8]>()) == bytenr.to_ne_bytes()
+                }
             }
             Self::LoggedExtent(extent) => {
                 // SAFETY: the target has room and is aligned.
@@ -187,4 +196,16 @@ impl Payload {
             }
         }
     }
+}
+
+/// Copies kernel memory; false if it cannot be read.
+///
+/// # Safety
+///
+/// `target` must have room for [`PAYLOAD_MAX_BYTES`].
+#[inline(always)]
+unsafe fn copy(target: *mut u8, address: u64, len_bytes: u32) -> bool {
+    let len = len_bytes.min(PAYLOAD_MAX_BYTES as u32);
+    // SAFETY: the target has room; the helper checks the address.
+    unsafe { bpf_probe_read_kernel(target.cast(), len, address as *const _) == 0 }
 }

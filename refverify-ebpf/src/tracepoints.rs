@@ -70,23 +70,25 @@ fn reference(
 ) -> Option<()> {
     let (fs_info, node) = (ctx.arg(0), ctx.arg::<u64>(1));
     let slot = fs::watched_slot(fs_info)?;
-    let (Some(action), Some(transid)) = (action_of(node), transid_in(fs_info)) else {
+    let (Some(Head { bytenr, action }), Some(transid)) = (head_of(node), transid_in(fs_info))
+    else {
         record::count_loss(unreadable_index(slot));
         return None;
     };
+    let action = action as u32;
     let address = node.wrapping_add(u64::from(start));
-    let payload = Payload::Kernel { address, len_bytes };
+    let payload = Payload::Node { address, len_bytes, bytenr };
     ChangeOf { kind, slot, transid, action, payload }.emit(ctx);
     Some(())
 }
 
-/// The action that this thread's last head had, if it is the head of `node`.
+/// This thread's last head, if it is the head of `node`.
 #[inline(always)]
-fn action_of(node: u64) -> Option<u32> {
+fn head_of(node: u64) -> Option<Head> {
     // SAFETY: no one but this thread writes the entry of its tid.
     let head = unsafe { HEADS.get(tid()) }.copied()?;
     let bytenr: u64 = kernel::read(node, layout!(node_bytenr))?;
-    (head.bytenr == bytenr).then_some(head.action as u32)
+    (head.bytenr == bytenr).then_some(head)
 }
 
 /// The transid of the transaction that the task is in, if it is one of this file system.
@@ -185,6 +187,12 @@ fn fs_error(fs_info: u64) -> i32 {
         return 0;
     }
     kernel::read(fs_info, layout!(fs_info_fs_error)).unwrap_or(0)
+}
+
+/// Attached beside kprobes, for as long as it is attached the btrfs module stays loaded.
+#[raw_tracepoint]
+pub(crate) fn tracepoint_pin(_ctx: RawTracePointContext) -> i32 {
+    0
 }
 
 /// `btrfs_workqueue_alloc(wq, ...)`: `open_ctree` makes its work queues before it reads a

@@ -157,10 +157,24 @@ async fn watch_until_stopped(
     let cut_short = match ending {
         // It has nothing more to say, and lets the hooks go.
         Ending::Whole => agent.join().is_err(),
-        Ending::CutShort => true,
+        Ending::CutShort => {
+            wait_a_moment_for(&reports);
+            true
+        }
     };
+    if cut_short && !reports.is_finished() {
+        return Err("the reader of the reports stands still; the summary was not written".into());
+    }
     let outcome = reports.join().map_err(|_| "the thread that writes the reports has failed")?;
     Ok(exit_status(&outcome) | if cut_short { EXIT_GAPS } else { 0 })
+}
+
+/// Whoever asked twice to end does not want to wait for a reader that stands still.
+fn wait_a_moment_for<T>(reports: &thread::JoinHandle<T>) {
+    let since = Instant::now();
+    while !reports.is_finished() && since.elapsed() < SAME_SIGNAL {
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// The signals that are heeded.

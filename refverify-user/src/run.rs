@@ -69,9 +69,20 @@ pub async fn run(
                 Stop::Now => run.end_without_agent(),
             },
         }
-        for notice in run.out.notices.drain(..) {
-            if notices.send(notice).await.is_err() {
-                return Ending::CutShort;
+        for notice in std::mem::take(&mut run.out.notices) {
+            // A reader that stands still must not make us deaf.
+            let room = loop {
+                tokio::select! {
+                    room = notices.reserve() => break room,
+                    Some(stop) = stops.recv() => match stop {
+                        Stop::WhenAllIsTold => run.ask(ToAgent::Stop),
+                        Stop::Now => return Ending::CutShort,
+                    },
+                }
+            };
+            match room {
+                Ok(room) => room.send(notice),
+                Err(_) => return Ending::CutShort,
             }
         }
     }

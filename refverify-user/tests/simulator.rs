@@ -154,6 +154,32 @@ fn a_failed_call_leaves_no_finding_and_an_exact_ledger() {
 }
 
 #[test]
+fn a_mount_that_changes_and_goes_before_its_tree_is_read_is_a_gap() {
+    let mut world = World::new(1);
+    world.attach();
+    world.change();
+    world.change();
+    world.change();
+    world.drain();
+    world.unmount();
+    assert!(world.finish().has_gaps());
+}
+
+#[test]
+fn a_failed_call_whose_event_is_not_known_makes_blind() {
+    let mut world = watched_world(1);
+    world.settle();
+    world.push(ToVerifier::Retraction { tid: 4711, errno: -12 });
+    for _ in 0..50 {
+        world.step();
+    }
+    assert_ledger_equals_the_file_system(&mut world, 1);
+    let summary = world.finish();
+    assert!(!summary.has_findings());
+    assert!(!summary.coverage[0].blind.is_empty());
+}
+
+#[test]
 fn loss_makes_blind_until_the_tree_is_read_again_and_never_a_finding() {
     for seed in seeds() {
         let mut world = watched_world(seed);

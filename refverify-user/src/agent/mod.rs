@@ -16,7 +16,7 @@
 //! | `answers` | the thread that reads and names, so that the loop never waits |
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fmt,
     ops::Range,
     path::PathBuf,
@@ -211,6 +211,7 @@ impl Agent {
             work,
             pending: pending.clone(),
             batch: Vec::new(),
+            strays: BTreeMap::new(),
         };
         let answers_to = to_verifier;
         thread::scope(|scope| {

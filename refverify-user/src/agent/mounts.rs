@@ -75,8 +75,12 @@ impl Mounts {
     /// Looks at sysfs. What is seen means something only after the ring buffer has been
     /// drained: hooks fire before sysfs changes, so then they have spoken.
     pub(super) fn look(&self) -> Look {
-        let there = |device: &Device| mounted_dir(&self.sysfs, &device.kname).is_some();
-        self.devices.iter().map(there).collect()
+        (0..).map(FsSlot).zip(self.devices.iter()).map(|(fs, _)| self.is_in_sysfs(fs)).collect()
+    }
+
+    fn is_in_sysfs(&self, fs: FsSlot) -> bool {
+        let dir = |device: &Device| mounted_dir(&self.sysfs, &device.kname);
+        self.device(fs).and_then(dir).is_some()
     }
 
     /// Takes in a look at sysfs, made before the last drain.
@@ -88,7 +92,8 @@ impl Mounts {
     fn on_look_at(&mut self, fs: FsSlot, is_there: bool) -> Option<ToVerifier> {
         let first_usable = || self.running_generation(fs);
         match (self.state(fs)?, is_there) {
-            (State::Unmounted, true) => {
+            // An unmount ends after sysfs has changed: the look may be of before its end.
+            (State::Unmounted, true) if self.is_in_sysfs(fs) => {
                 let mount = self.mount_message(fs, first_usable());
                 self.set(fs, State::Mounted(Mounted::new(None, true)));
                 Some(mount)
@@ -200,7 +205,7 @@ impl Mounts {
         }
         match self.device(fs).map(Device::super_state) {
             Some(Ok(Some(state))) if !state.has_log => 0,
-            Some(Ok(Some(state))) => state.generation + 1,
+            Some(Ok(Some(state))) => state.generation.saturating_add(1),
             _ => self.running_generation(fs),
         }
     }
@@ -216,7 +221,7 @@ impl Mounts {
         // Being unmounted, or no such file (before 5.11): at most two transactions are ahead of
         // the superblock, one that is being written and one that has just begun.
         match device.super_state() {
-            Ok(Some(state)) => state.generation + 2,
+            Ok(Some(state)) => state.generation.saturating_add(2),
             _ => u64::MAX,
         }
     }

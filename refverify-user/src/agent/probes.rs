@@ -126,15 +126,17 @@ impl Hook {
     }
 }
 
-/// The hooks with kprobes, in the order in which they are attached: first those that tell
-/// which file system is which, then returns before entries, so that no failed call is seen
-/// without its return. `btrfs_alloc_logged_file_extent` has no return probe: it makes events
+/// The hooks with kprobes, in the order in which they are attached: returns before entries, so
+/// that no failed call is seen without its return; the beginning of a mount last, because a
+/// mount whose beginning is seen counts as one of which nothing was missed. The tracepoint
+/// does nothing but keep the module loaded: probes die with it, and would not come back.
+/// `btrfs_alloc_logged_file_extent` has no return probe: it makes events
 /// of its own inside, so that its own is not the thread's last one when it fails; and when it
 /// fails, so does the mount.
 const KPROBES: &[Hook] = &[
+    Hook::tracepoint("tracepoint_pin", "btrfs_transaction_commit"),
     Hook::entry("kprobe_free_fs_info", "btrfs_free_fs_info"),
     Hook::entry("kprobe_close_ctree", "close_ctree"),
-    Hook::entry("kprobe_open_ctree", "open_ctree"),
     Hook::entry("kprobe_finish_extent_commit", "btrfs_finish_extent_commit"),
     Hook::entry("kprobe_abort_transaction", "__btrfs_abort_transaction"),
     Hook::exit("kretprobe_tree_ref", "btrfs_add_delayed_tree_ref"),
@@ -142,16 +144,18 @@ const KPROBES: &[Hook] = &[
     Hook::entry("kprobe_logged_extent", "btrfs_alloc_logged_file_extent"),
     Hook::entry("kprobe_tree_ref", "btrfs_add_delayed_tree_ref"),
     Hook::entry("kprobe_data_ref", "btrfs_add_delayed_data_ref"),
+    Hook::entry("kprobe_open_ctree", "open_ctree"),
 ];
 
-/// The hooks without kprobes; heads before nodes, so that every node finds its head.
+/// The hooks without kprobes; heads before nodes, so that every node finds its head, and the
+/// beginning of a mount last, as above.
 const TRACEPOINTS: &[Hook] = &[
     Hook::tracepoint("tracepoint_workqueue_destroy", "btrfs_workqueue_destroy"),
-    Hook::tracepoint("tracepoint_workqueue_alloc", "btrfs_workqueue_alloc"),
     Hook::tracepoint("tracepoint_commit", "btrfs_transaction_commit"),
     Hook::tracepoint("tracepoint_ref_head", "add_delayed_ref_head"),
     Hook::tracepoint("tracepoint_tree_ref", "add_delayed_tree_ref"),
     Hook::tracepoint("tracepoint_data_ref", "add_delayed_data_ref"),
+    Hook::tracepoint("tracepoint_workqueue_alloc", "btrfs_workqueue_alloc"),
 ];
 
 /// What the names of functions begin with that run the programs of one tracepoint, when there
@@ -175,7 +179,8 @@ const UNSEEN_BY_TRACEPOINTS: &[&str] = &[
      false.",
     "Extents that log replay allocates are not seen; after a mount that replays a log, checking \
      begins with the transaction after the replay.",
-    "An aborted transaction is noticed when it is cleaned up, not when it is aborted.",
+    "An aborted transaction is noticed when it is cleaned up, not when it is aborted, and before \
+     6.2 not at all.",
     "A reference that is run and freed before its tracepoint fires is counted as lost.",
 ];
 

@@ -1,6 +1,7 @@
 //! The agent's loop: drain, tell, answer.
 
 use std::{
+    collections::BTreeMap,
     mem,
     sync::{
         Arc,
@@ -21,7 +22,7 @@ use super::{
     losses::LossCounters,
     mounts::{Look, Mounts},
 };
-use crate::feed::{Event, Loss, LossSource, ToAgent, ToVerifier};
+use crate::feed::{Event, FsSlot, Loss, LossSource, ToAgent, ToVerifier};
 
 /// The most events in one message.
 const BATCH_EVENTS: usize = 4096;
@@ -57,6 +58,8 @@ pub(super) struct Pump {
     pub(super) pending: Pending,
     /// Events that are not sent yet.
     pub(super) batch: Vec<Event>,
+    /// Events of file systems that are not mounted, as far as is known.
+    pub(super) strays: BTreeMap<FsSlot, u64>,
 }
 
 impl Pump {
@@ -150,8 +153,11 @@ impl Pump {
         Ok(drained)
     }
 
+    /// Every mount is told before its first event. An event of a slot that sysfs says is not
+    /// mounted is one that the verifier cannot place: that is a loss.
     fn on_event(&mut self, event: Event) -> Result<(), Gone> {
         if !self.mounts.is_mounted(event.fs) {
+            *self.strays.entry(event.fs).or_insert(0) += 1;
             return Ok(());
         }
         self.batch.push(event);
@@ -175,8 +181,9 @@ impl Pump {
         messages.into_iter().try_for_each(|message| self.control(message))
     }
 
+    /// Also where nothing happens: what reading the disk shows waits for the end of a drain.
     fn tick(&mut self) -> Result<(), Gone> {
-        self.send_losses()?;
+        self.tell_drained()?;
         let now = clock_gettime(ClockId::Monotonic);
         let (seconds, nanos) = (now.tv_sec.cast_unsigned(), now.tv_nsec.cast_unsigned());
         self.send(ToVerifier::Tick { time_ns: seconds * 1_000_000_000 + nanos })
@@ -196,6 +203,10 @@ impl Pump {
     }
 
     fn send_losses(&mut self) -> Result<(), Gone> {
+        for (fs, count) in mem::take(&mut self.strays) {
+            let source = LossSource::Unreadable;
+            self.send(ToVerifier::Loss(Loss { fs: Some(fs), source, count }))?;
+        }
         match self.losses.poll() {
             Ok(losses) => losses.into_iter().try_for_each(|loss| self.send(ToVerifier::Loss(loss))),
             Err(error) => {

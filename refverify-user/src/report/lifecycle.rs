@@ -22,8 +22,7 @@ pub(super) fn line(notice: &Notice, watched: &Watched) -> Option<String> {
         }
         Notice::Mounted { fs, armed_before: false } => format!("{}: is mounted", device(fs)),
         Notice::WaitingForCommit { fs, generation } => format!(
-            "{}: transaction {generation} was running when the hooks went live; its commit is \
-             waited for",
+            "{}: part of transaction {generation} may have been missed; its commit is waited for",
             device(fs)
         ),
         Notice::Seeding { fs, fsid, generation, .. } => {

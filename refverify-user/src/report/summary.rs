@@ -61,6 +61,9 @@ fn coverage(out: &mut String, fs: &Coverage, given: &str) {
         "  events: {} seen, {} judged, {} on disk already, {} withdrawn (failed calls)",
         fs.events_seen, fs.events_applied, fs.events_on_disk, fs.events_retracted
     );
+    if fs.mounts_unverified > 0 {
+        let _ = writeln!(out, "  mounts not verified at all: {}", fs.mounts_unverified);
+    }
     let _ = writeln!(out, "  extents known: {}", fs.extents);
 }
 

@@ -165,10 +165,16 @@ impl Ledger {
     /// Forgets that anything in the range is in use, before the disk says what is. The
     /// histories stay, as tombstones.
     pub(crate) fn clear(&mut self, range: Range<u64>) {
-        for (_, extent) in self.extents.range_mut(range) {
-            self.live -= u64::from(extent.total_refs != 0);
+        for (&bytenr, extent) in self.extents.range_mut(range) {
+            if extent.total_refs != 0 {
+                self.live -= 1;
+                self.tombstones.push_back(bytenr);
+            }
             extent.total_refs = 0;
             extent.refs.clear();
+        }
+        while self.tombstones.len() > Self::TOMBSTONES_MAX {
+            self.give_up_oldest_tombstone();
         }
     }
 

@@ -283,6 +283,7 @@ pub(crate) fn clean_summary() -> Summary {
         events_applied: 4900,
         events_on_disk: 99,
         events_retracted: 1,
+        mounts_unverified: 0,
         extents: 1234,
     };
     Summary { coverage: vec![coverage], findings: BTreeMap::new(), losses: Vec::new() }
@@ -306,6 +307,7 @@ pub(crate) fn bad_summary() -> Summary {
         events_applied: 0,
         events_on_disk: 0,
         events_retracted: 0,
+        mounts_unverified: 2,
         extents: 0,
     });
     summary.findings.insert(FindingKind::NoEntry, 2);

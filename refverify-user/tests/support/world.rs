@@ -226,6 +226,12 @@ impl World {
         self.drain();
     }
 
+    /// The file system goes, and everything about it is drained.
+    pub(crate) fn unmount(&mut self) {
+        self.push(ToVerifier::Unmount { fs: FS });
+        self.drain();
+    }
+
     /// Ends the run.
     pub(crate) fn finish(&mut self) -> Summary {
         self.tell(ToVerifier::Bye);

@@ -32,6 +32,7 @@ struct CoverageBody {
     events_applied: u64,
     events_on_disk: u64,
     events_retracted: u64,
+    mounts_unverified: u64,
     extents: u64,
 }
 
@@ -96,6 +97,7 @@ impl CoverageBody {
             events_applied: fs.events_applied,
             events_on_disk: fs.events_on_disk,
             events_retracted: fs.events_retracted,
+            mounts_unverified: fs.mounts_unverified,
             extents: fs.extents,
         }
     }
