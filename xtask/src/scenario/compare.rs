@@ -6,7 +6,7 @@ use std::{fs::File, os::unix::fs::FileExt, path::Path};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{
-    monitor::Monitor,
+    monitor::{Monitor, of_type},
     oracle::{self, Extents},
     scratch::Scratch,
 };
@@ -59,7 +59,12 @@ pub(crate) fn read_disk(device: &Path) -> Result<OnDisk> {
 pub(crate) fn compare(scratch: &Scratch, monitor: &mut Monitor) -> Result<usize> {
     let ledger = oracle::parse_ledger(&monitor.dump_ledger()?)?;
     let disk = read_disk(&scratch.device)?;
-    ensure!(ledger.state == "live", "the ledger's state is {}", ledger.state);
+    ensure!(
+        ledger.state == "live",
+        "the ledger's state is {}; the monitor said: {:?}",
+        ledger.state,
+        of_type(&monitor.lines(), &ledger.state)
+    );
     ensure!(
         ledger.generation == disk.generation,
         "the ledger's generation is {}, the superblock's {}",
