@@ -14,7 +14,10 @@ use std::{
 use bytes::Bytes;
 use rustix::fs::{OFlags, major, minor};
 
-use crate::feed::{BlockError, BlockRequest};
+use crate::{
+    btrfs::format::{self, Superblock, SuperblockError, Unsupported},
+    feed::{BlockError, BlockRequest},
+};
 
 /// What offsets, lengths and memory of a read are aligned to: enough for all block sizes that
 /// btrfs runs on.
@@ -51,6 +54,14 @@ pub enum DeviceError {
     NotBtrfs {
         /// As the user gave it.
         path: PathBuf,
+    },
+    /// Its file system uses what this program cannot read.
+    #[error("{path} cannot be watched: {reason}", path = path.display())]
+    Unsupported {
+        /// As the user gave it.
+        path: PathBuf,
+        /// What it uses.
+        reason: Unsupported,
     },
     /// The same device twice.
     #[error("{path} and an earlier argument are the same device", path = path.display())]
@@ -99,7 +110,7 @@ impl Device {
         let devid = AtomicU64::new(0);
         let device = Self { given: given.to_owned(), path, kname, rdev, devid, file };
         match device.super_state() {
-            Ok(Some(_)) => Ok(device),
+            Ok(Some(_)) => device.check_supported().map(|()| device),
             Ok(None) => Err(DeviceError::NotBtrfs { path: given.to_owned() }),
             // Too short for a superblock.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -122,6 +133,22 @@ impl Device {
         let (given, path) = (path.to_owned(), path.to_owned());
         let file = File::open(&path).expect("readable");
         Self { given, path, kname: kname.to_owned(), rdev: 0, devid: AtomicU64::new(0), file }
+    }
+
+    /// Refuses a file system that the verifier would refuse once it reads it: the user who
+    /// starts this can still do something about it.
+    fn check_supported(&self) -> Result<(), DeviceError> {
+        let failed = |source| DeviceError::Open { path: self.given.clone(), source };
+        let block = read_direct(&self.file, SUPER_OFFSET, 4096).map_err(failed)?;
+        let unsupported = match Superblock::parse(&block) {
+            Ok(superblock) => format::check(&superblock).err(),
+            Err(SuperblockError::Unsupported(reason)) => Some(reason),
+            // Perhaps it is being written; the verifier reads it again.
+            Err(_) => None,
+        };
+        unsupported.map_or(Ok(()), |reason| {
+            Err(DeviceError::Unsupported { path: self.given.clone(), reason })
+        })
     }
 
     /// Its number as the kernel keeps it (`MKDEV`: 12 bits of major, 20 of minor).

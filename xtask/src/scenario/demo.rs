@@ -6,12 +6,12 @@ use std::{
     io::{BufRead, BufReader},
     path::PathBuf,
     process::{Child, Stdio},
-    sync::mpsc::{self, Receiver, RecvTimeoutError},
-    thread,
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::{
     Outcome, Place,
@@ -122,7 +122,8 @@ fn say(text: &str) {
 /// A monitor whose text is shown, indented, while it runs.
 struct Shown {
     child: Child,
-    lines: Receiver<String>,
+    lines: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
     ledger_dump: PathBuf,
 }
 
@@ -139,30 +140,31 @@ impl Shown {
             .spawn()
             .context("cannot start the monitor")?;
         let stdout = child.stdout.take().expect("piped");
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let said = Arc::clone(&lines);
+        let reader = thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 println!("    {line}");
-                // Nobody may be waiting for it.
-                let _ = sender.send(line);
+                said.lock().expect("no holder panics").push(line);
             }
         });
-        let shown = Self { child, lines, ledger_dump };
+        let mut shown = Self { child, lines, reader: Some(reader), ledger_dump };
         // Its first line: the hooks are live, and so are its signal handlers.
         shown.wait_for("watching")?;
         Ok(shown)
     }
 
-    /// Waits for a line that contains `text`.
-    fn wait_for(&self, text: &str) -> Result<()> {
+    /// Waits until a line that contains `text` has been said.
+    fn wait_for(&mut self, text: &str) -> Result<()> {
         let end = Instant::now() + LIMIT;
         loop {
-            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(line) if line.contains(text) => return Ok(()),
-                Ok(_) => {}
-                Err(RecvTimeoutError::Disconnected) => bail!("the monitor ended early"),
-                Err(RecvTimeoutError::Timeout) => bail!("the monitor did not say `{text}`"),
+            let ended = self.child.try_wait()?;
+            if self.lines.lock().expect("no holder panics").iter().any(|line| line.contains(text)) {
+                return Ok(());
             }
+            ensure!(ended.is_none(), "the monitor ended early");
+            ensure!(Instant::now() < end, "the monitor did not say `{text}`");
+            thread::sleep(Duration::from_millis(20));
         }
     }
 
@@ -185,8 +187,9 @@ impl Shown {
     fn stop(mut self) -> Result<i32> {
         println!();
         let status = monitor::interrupt(&mut self.child)?;
-        // The reader ends with the monitor's output.
-        while self.lines.recv().is_ok() {}
+        if let Some(reader) = self.reader.take() {
+            reader.join().map_err(|_| anyhow!("the reader of the monitor's text panicked"))?;
+        }
         println!();
         Ok(status)
     }
