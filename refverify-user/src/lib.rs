@@ -7,6 +7,8 @@
 
 pub mod agent;
 pub mod btrfs;
+pub mod cli;
 pub mod feed;
 pub mod report;
+pub mod run;
 pub mod verify;

@@ -1,1 +1,257 @@
-//! placeholder
+//! What must be near the kernel: it loads the eBPF programs, decodes the ring buffer, reads
+//! blocks of the devices when asked, names kernel addresses, and notices mounts. It knows
+//! nothing of rules.
+//!
+//! | file | what |
+//! |---|---|
+//! | `preflight` | what must be there before anything is loaded |
+//! | `btf`, `layout` | where this kernel keeps what is needed of its structures |
+//! | `probes` | which hooks there are, loading, attaching |
+//! | `decode` | from the bytes of the ring buffer to events |
+//! | `losses` | what was lost, as the kernel side counts it |
+//! | `mounts` | which of the watched file systems are mounted |
+//! | `device` | the devices, read with `O_DIRECT` |
+//! | `symbols` | kernel addresses to names |
+//! | `pump` | the loop: drain, tell, answer |
+//! | `answers` | the thread that reads and names, so that the loop never waits |
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    ops::Range,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool, mpsc},
+    thread,
+};
+
+use aya::{
+    Ebpf,
+    maps::{MapData, PerCpuArray, RingBuf},
+};
+use refverify_common::SLOTS_MAX;
+use tokio::sync::mpsc::{Receiver, Sender};
+
+use crate::feed::{Hello, HookMode, ToAgent, ToVerifier};
+
+mod answers;
+mod btf;
+#[cfg(test)]
+mod btf_fixture;
+mod decode;
+mod device;
+mod layout;
+mod losses;
+mod mounts;
+mod preflight;
+mod probes;
+mod pump;
+mod symbols;
+
+pub use btf::BtfError;
+pub use device::DeviceError;
+pub use layout::LayoutError;
+pub use preflight::PreflightError;
+pub use probes::ProbeError;
+
+use answers::Pending;
+use btf::KernelTypes;
+use decode::Decoder;
+use device::Device;
+use layout::KernelLayout;
+use losses::LossCounters;
+use mounts::Mounts;
+use probes::Attached;
+use pump::Pump;
+use symbols::Symbols;
+
+/// What is watched, and how.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// Block devices, or mount points that stand for their devices; each one's place is its
+    /// [`FsSlot`](crate::feed::FsSlot).
+    pub devices: Vec<PathBuf>,
+    /// Whether the stack of each change is recorded.
+    pub stacks: bool,
+    /// The size of the ring buffer in bytes: a power of two, at least one page.
+    pub ring_bytes: u32,
+}
+
+/// The agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// This machine cannot be watched.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    /// A device cannot be watched.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The kernel's types cannot be read.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// The kernel's types are not known.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The eBPF programs cannot be put in force.
+    #[error(transparent)]
+    Probes(#[from] ProbeError),
+    /// Too many devices.
+    #[error("{given} devices are too many; at most {max} can be watched at once", max = SLOTS_MAX)]
+    TooManyDevices {
+        /// How many were given.
+        given: usize,
+    },
+    /// No devices.
+    #[error("no device to watch was given")]
+    NoDevices,
+    /// A bad size.
+    #[error(
+        "a ring buffer of {ring_bytes} bytes is not possible; it must be a power of two from 4096 to 1 GiB"
+    )]
+    RingSize {
+        /// What was asked for.
+        ring_bytes: u32,
+    },
+}
+
+/// The hooks are in force as long as this lives.
+pub struct Agent {
+    /// The loaded programs; their counters are read until the very end.
+    ebpf: Ebpf,
+    attached: Vec<Attached>,
+    ring: RingBuf<MapData>,
+    ring_bytes: u32,
+    losses: LossCounters,
+    layout: KernelLayout,
+    /// Functions of the kernel that belong to the tracing, not to what is traced.
+    tracing: Vec<Range<u64>>,
+    devices: Arc<[Device]>,
+    hello: Hello,
+}
+
+impl fmt::Debug for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Agent").field("hello", &self.hello).finish_non_exhaustive()
+    }
+}
+
+impl Agent {
+    /// Checks the machine and the devices, loads and attaches. When this returns, every change
+    /// of a watched file system is recorded.
+    ///
+    /// # Errors
+    ///
+    /// If the machine or a device cannot be watched; each [`AgentError`] is one sentence.
+    pub fn start(config: AgentConfig) -> Result<Self, AgentError> {
+        let AgentConfig { devices, stacks, ring_bytes } = config;
+        check_ring(ring_bytes)?;
+        preflight::check()?;
+        let devices = open_all(&devices)?;
+        let types = KernelTypes::of_running_kernel()?;
+        let (mode, mut layout) = if preflight::has_kprobes() {
+            (HookMode::Kprobes, KernelLayout::for_kprobes(&types)?)
+        } else {
+            (HookMode::Tracepoints, KernelLayout::for_tracepoints(&types)?)
+        };
+        drop(types);
+        let tracing = Symbols::default().ranges_of(probes::TRACING).unwrap_or_default();
+        layout.ebpf.stacks = u32::from(stacks);
+        let kernel_release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let (hooks, unseen) = probes::hooks(mode, layout.group_bound, &kernel_release);
+        let mut ebpf = probes::load(&hooks, &layout.ebpf, &devices, ring_bytes)?;
+        let ring = probes::ring(&mut ebpf)?;
+        let losses = LossCounters::new(losses_map(&mut ebpf)?, &ebpf);
+        let attached = probes::attach(&mut ebpf, &hooks)?;
+        let hello = Hello {
+            kernel_release,
+            mode,
+            hooks: hooks.iter().map(probes::Hook::label).collect(),
+            unseen: unseen.into_iter().map(str::to_owned).collect(),
+            devices: devices.iter().map(|device| device.given.display().to_string()).collect(),
+        };
+        Ok(Self { ebpf, attached, ring, ring_bytes, losses, layout, tracing, devices, hello })
+    }
+
+    /// Who speaks, and what it can see.
+    pub fn hello(&self) -> Hello {
+        self.hello.clone()
+    }
+
+    /// Tells the verifier all that happens, in the order of the ring buffer, and answers its
+    /// requests, until it says [`ToAgent::Stop`] or its end of a channel is dropped. Then the
+    /// hooks are let go, what they still recorded is told, and [`ToVerifier::Bye`] follows;
+    /// from then on only requests are answered, until the verifier drops its end. The first
+    /// message is [`ToVerifier::Hello`].
+    ///
+    /// Blocks: meant for a thread of its own, outside of an async runtime's. While
+    /// `to_verifier` is full nothing is drained; the ring buffer fills, and what does not fit
+    /// is counted and told.
+    ///
+    /// Setting `dump` asks for a [`ToVerifier::DumpWanted`] once all events up to then are told.
+    pub fn run(
+        self,
+        to_verifier: Sender<ToVerifier>,
+        from_verifier: Receiver<ToAgent>,
+        dump: Arc<AtomicBool>,
+    ) {
+        let mode = self.hello.mode;
+        if to_verifier.blocking_send(ToVerifier::Hello(self.hello)).is_err() {
+            return;
+        }
+        let (work, requests) = mpsc::channel();
+        let pending = Pending::default();
+        let slots = u32::try_from(self.devices.len()).unwrap_or(0);
+        let pump = Pump {
+            ring: self.ring,
+            ring_bytes: self.ring_bytes,
+            decoder: Decoder::new(&self.layout, slots, self.tracing),
+            losses: self.losses,
+            mounts: Mounts::new(Arc::clone(&self.devices), mode),
+            dump,
+            to_verifier: to_verifier.clone(),
+            work,
+            pending: pending.clone(),
+            batch: Vec::new(),
+            strays: BTreeMap::new(),
+        };
+        let answers_to = to_verifier;
+        thread::scope(|scope| {
+            scope.spawn(|| answers::serve(requests, &self.devices, &answers_to, &pending));
+            let attached = self.attached;
+            // Whether the verifier is gone or not, there is nothing left to do.
+            let _ = pump.run(from_verifier, || drop(attached));
+        });
+        drop(self.ebpf);
+    }
+}
+
+fn check_ring(ring_bytes: u32) -> Result<(), AgentError> {
+    let possible = ring_bytes.is_power_of_two() && (4096..=1 << 30).contains(&ring_bytes);
+    if possible { Ok(()) } else { Err(AgentError::RingSize { ring_bytes }) }
+}
+
+fn open_all(given: &[PathBuf]) -> Result<Arc<[Device]>, AgentError> {
+    if given.is_empty() {
+        return Err(AgentError::NoDevices);
+    }
+    if given.len() > SLOTS_MAX {
+        return Err(AgentError::TooManyDevices { given: given.len() });
+    }
+    let mut seen = HashSet::new();
+    let mut devices = Vec::new();
+    for path in given {
+        let device = Device::open(path)?;
+        if !seen.insert(device.kernel_dev()) {
+            return Err(DeviceError::Twice { path: path.clone() }.into());
+        }
+        devices.push(device);
+    }
+    Ok(devices.into())
+}
+
+fn losses_map(
+    ebpf: &mut Ebpf,
+) -> Result<PerCpuArray<MapData, refverify_common::Losses>, ProbeError> {
+    let name = "LOSSES";
+    let map = ebpf.take_map(name).ok_or(ProbeError::Missing { name })?;
+    PerCpuArray::try_from(map).map_err(|source| ProbeError::Map { name, source })
+}

@@ -1,9 +1,16 @@
 //! btrfs: the vocabulary that every other part speaks, and the on-disk format.
 //!
 //! Nothing here knows of events, files or sockets: bytes go in, values come out.
+//!
+//! * `vocabulary` names what an extent and a reference are;
+//! * [`mod@format`] turns the bytes of the disk into values;
+//! * [`checks`] says what is wrong with an extent on disk;
+//! * [`reader`] reads the extent tree of a file system while it is being written to.
 
+pub mod checks;
+pub mod format;
+pub mod reader;
 mod vocabulary;
 
-pub use vocabulary::{
-    Action, DiskExtent, DiskFinding, DiskFindingKind, ExtentKind, RefKey, objectid,
-};
+pub use checks::{DiskFault, DiskFinding, DiskFindingKind};
+pub use vocabulary::{Action, DiskExtent, ExtentKind, RefKey, objectid};

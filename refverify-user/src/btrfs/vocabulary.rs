@@ -19,13 +19,13 @@ pub mod objectid {
     /// The chunk items' object id in the chunk tree.
     pub const FIRST_CHUNK_TREE: u64 = 256;
     /// Log trees (-6): their blocks are never counted in the extent tree.
-    pub const TREE_LOG: u64 = -6_i64 as u64;
+    pub const TREE_LOG: u64 = (-6_i64).cast_unsigned();
     /// Relocation trees (-8).
-    pub const TREE_RELOC: u64 = -8_i64 as u64;
+    pub const TREE_RELOC: u64 = (-8_i64).cast_unsigned();
     /// The inode tree that relocation moves data through (-9).
-    pub const DATA_RELOC_TREE: u64 = -9_i64 as u64;
+    pub const DATA_RELOC_TREE: u64 = (-9_i64).cast_unsigned();
     /// The last id that a subvolume or an inode can have.
-    pub const LAST_FREE: u64 = -256_i64 as u64;
+    pub const LAST_FREE: u64 = (-256_i64).cast_unsigned();
 }
 
 /// What a delayed reference asks for (kernel: `enum btrfs_delayed_ref_action`; the values
@@ -148,54 +148,4 @@ pub struct DiskExtent {
     /// The references with their counts, in the order of the disk, as the disk has them:
     /// duplicates and zero counts are kept for the rules to see.
     pub refs: Vec<(RefKey, u32)>,
-}
-
-/// What is wrong with an item of the extent tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DiskFindingKind {
-    /// An extent has the same reference twice.
-    DuplicateRefOnDisk,
-    /// An inline reference of unknown type, or one that does not fit into its item.
-    BadInlineRef,
-    /// A keyed reference whose extent has no item.
-    KeyedRefWithoutExtent,
-    /// A direct reference from root 0.
-    MissingRootOnDisk,
-    /// The references add up to more or less than the total that the item states.
-    RefCountMismatch,
-    /// A reference with a count of 0.
-    ZeroRefCount,
-    /// The item itself makes no sense (size, flags, length).
-    BadExtentItem,
-}
-
-impl DiskFindingKind {
-    /// The name, in lower case with hyphens.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::DuplicateRefOnDisk => "duplicate-ref-on-disk",
-            Self::BadInlineRef => "bad-inline-ref",
-            Self::KeyedRefWithoutExtent => "keyed-ref-without-extent",
-            Self::MissingRootOnDisk => "missing-root-on-disk",
-            Self::RefCountMismatch => "ref-count-mismatch",
-            Self::ZeroRefCount => "zero-ref-count",
-            Self::BadExtentItem => "bad-extent-item",
-        }
-    }
-}
-
-/// Something wrong with the extent tree where it was read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskFinding {
-    /// What.
-    pub kind: DiskFindingKind,
-    /// The extent's logical address.
-    pub bytenr: u64,
-    /// The leaf that holds the item, by logical address.
-    pub leaf: u64,
-    /// The item's slot in that leaf.
-    pub slot: u32,
-    /// The facts, as a clause that ends a sentence.
-    pub detail: String,
 }

@@ -1,1 +1,23 @@
-//! placeholder
+//! What people and programs read: text, JSON lines, the journal.
+//!
+//! Everything here turns values of [`verify`](crate::verify) into bytes. Nothing here judges,
+//! and no kernel address leaves it: stacks are printed as symbols.
+
+mod dump_file;
+mod journal;
+mod journal_entry;
+mod json;
+mod label;
+mod lifecycle;
+mod printable;
+mod progress;
+mod reporter;
+mod sentence;
+mod summary;
+mod text;
+mod watched;
+
+pub use journal::{Delivery, Entry, Journal, JournalError, SOCKET_PATH, is_journal_stream};
+pub use label::{Label, Priority, finding_message_id};
+pub use progress::{Progress, StderrBesideBars};
+pub use reporter::{Format, Outcome, Reporter, Settings, exit_status};

@@ -60,6 +60,8 @@ pub(crate) struct Cut {
     waiting: BTreeMap<u64, Vec<Waiting>>,
     waiting_count: usize,
     arrivals: u64,
+    /// Events that waited, and were dropped because the disk will answer for them.
+    left_to_disk: u64,
 }
 
 /// An event that waits, with its place in the order of arrival.
@@ -83,6 +85,7 @@ impl Cut {
             waiting: BTreeMap::new(),
             waiting_count: 0,
             arrivals: 0,
+            left_to_disk: 0,
         }
     }
 
@@ -93,7 +96,10 @@ impl Cut {
 
     /// Where the range that `bytenr` lies in ends.
     fn border_after(&self, bytenr: u64) -> u64 {
-        let next = self.marks.range((std::ops::Bound::Excluded(bytenr), std::ops::Bound::Unbounded)).next();
+        let next = self
+            .marks
+            .range((std::ops::Bound::Excluded(bytenr), std::ops::Bound::Unbounded))
+            .next();
         next.map_or(u64::MAX, |(&start, _)| start)
     }
 
@@ -140,6 +146,7 @@ impl Cut {
         let newest = self.waiting.values().flatten().map(|one| one.event.transid).max();
         let Some(newest) = newest else { return };
         self.waiting.clear();
+        self.left_to_disk += self.waiting_count as u64;
         self.waiting_count = 0;
         for mark in self.marks.values_mut() {
             if let Mark::Unread { min_generation } = mark {
@@ -256,9 +263,17 @@ impl Cut {
         for (_, events) in self.waiting.range_mut(range) {
             let before = events.len();
             events.retain(|one| one.event.transid > generation);
-            self.waiting_count -= before - events.len();
+            let dropped = before - events.len();
+            self.waiting_count -= dropped;
+            self.left_to_disk += dropped as u64;
         }
         self.waiting.retain(|_, events| !events.is_empty());
+    }
+
+    /// How many events that waited were dropped because their range is read at a generation
+    /// that contains them.
+    pub(crate) const fn left_to_disk(&self) -> u64 {
+        self.left_to_disk
     }
 
     /// How many events wait.

@@ -12,7 +12,7 @@ use super::{
     seeder::{Progress, Seeder},
 };
 use crate::{
-    btrfs::{DiskFinding, DiskFindingKind, Superblock},
+    btrfs::{DiskFinding, DiskFindingKind, format::Superblock},
     feed::{BlockAnswer, BlockRequest, Change, Event, FsSlot, Loss},
 };
 
@@ -62,6 +62,7 @@ struct Counts {
     applied: u64,
     on_disk: u64,
     retracted: u64,
+    mounts_unverified: u64,
 }
 
 /// How often reading goes on at a newer superblock, so that fewer events have to wait.
@@ -106,10 +107,11 @@ impl FileSystem {
 
     /// It is mounted: everything known of an earlier mount is void.
     pub(crate) fn mounted(&mut self, device: String, first_usable: u64, fx: &mut Effects) {
-        self.close_spans();
+        self.leave();
         self.device = device;
+        self.first_generation = 0;
         self.ledger = PackedLedger::default();
-        self.cut = Cut::new(first_usable);
+        self.begin_cut(first_usable);
         self.durable = 0;
         self.signalled = 0;
         self.newest_transid = 0;
@@ -120,12 +122,27 @@ impl FileSystem {
         self.start_reading(Unread { range: 0..u64::MAX, min_generation: first_usable }, fx);
     }
 
+    /// What stood before ends. A mount that made changes before its tree was read is one of
+    /// which nothing was verified.
+    fn leave(&mut self) {
+        self.close_spans();
+        if self.state == FsState::Seeding && self.newest_transid != 0 {
+            self.counts.mounts_unverified += 1;
+        }
+    }
+
+    /// Nothing counts as read any more.
+    fn begin_cut(&mut self, min_generation: u64) {
+        self.counts.on_disk += self.cut.left_to_disk();
+        self.cut = Cut::new(min_generation);
+    }
+
     /// It is gone from the kernel.
     pub(crate) fn unmounted(&mut self, fx: &mut Effects) {
         if self.state == FsState::Unmounted {
             return;
         }
-        self.close_spans();
+        self.leave();
         self.seeder = None;
         self.state = FsState::Unmounted;
         fx.notices.push(Notice::Unmounted { fs: self.slot });
@@ -137,7 +154,7 @@ impl FileSystem {
             return;
         }
         self.newest_transid = transid.saturating_sub(1);
-        self.close_spans();
+        self.leave();
         self.seeder = None;
         self.state = FsState::Aborted;
         fx.notices.push(Notice::Aborted { fs: self.slot, transid, errno });
@@ -209,14 +226,18 @@ impl FileSystem {
         if rulings.iter().all(|ruling| *ruling == Ruling::Apply) {
             self.report_crossing(event, &range, gate);
         }
+        let mut is_applied = false;
         for (piece, ruling) in pieces.into_iter().zip(rulings) {
             match ruling {
                 Ruling::OnDisk => {}
-                Ruling::Apply => self.ledger.remove(piece, event.transid),
+                Ruling::Apply => {
+                    self.ledger.remove(piece, event.transid);
+                    is_applied = true;
+                }
                 Ruling::Wait => self.wait_with_piece(event, piece, arrival),
             }
         }
-        self.counts.applied += 1;
+        self.counts.applied += u64::from(is_applied);
     }
 
     fn wait_with_piece(&mut self, event: &Event, piece: Range<u64>, arrival: Option<u64>) {
@@ -254,15 +275,23 @@ impl FileSystem {
         if !self.is_watching() {
             return;
         }
-        let verified_upto = self.clean;
-        self.newest_transid = verified_upto;
-        self.close_spans();
-        self.blind_from = Some(verified_upto + 1);
-        self.state = FsState::Blind;
-        self.cut = Cut::new(u64::MAX);
-        fx.notices.push(Notice::Blind { fs: self.slot, loss, verified_upto });
+        if self.state != FsState::Blind {
+            self.go_blind(loss, fx);
+        }
+        self.begin_cut(u64::MAX);
         // No superblock is that new: the reader tells which is on disk now, see `waits`.
         self.start_reading(Unread { range: 0..u64::MAX, min_generation: u64::MAX }, fx);
+    }
+
+    /// What was lost belongs to the transaction that ran when the last drain ended without
+    /// loss, or to a later one.
+    fn go_blind(&mut self, loss: Loss, fx: &mut Effects) {
+        let verified_upto = self.clean.saturating_sub(1);
+        self.close_spans_at(verified_upto);
+        self.blind_from = Some(verified_upto.saturating_add(1));
+        self.state = FsState::Blind;
+        self.first_generation = 0;
+        fx.notices.push(Notice::Blind { fs: self.slot, loss, verified_upto });
     }
 
     /// Superblock `transid` is on disk, and all events of the transactions up to it have come.
@@ -351,7 +380,9 @@ impl FileSystem {
                     self.event_again(waiting, gate);
                 }
             }
-            Progress::Wrong { generation, finding } => self.wrong_on_disk(generation, finding, gate),
+            Progress::Wrong { generation, finding } => {
+                self.wrong_on_disk(generation, finding, gate);
+            }
             Progress::Waits { durable } => self.waits(durable, fx),
             Progress::Failed(reason) => self.refuse(reason, fx),
             Progress::Done { generation } => self.range_read(generation, fx),
@@ -383,11 +414,15 @@ impl FileSystem {
     }
 
     fn wrong_on_disk(&mut self, generation: u64, finding: DiskFinding, gate: &mut Gate) {
-        if !self.told_on_disk.insert((finding.kind, finding.bytenr)) {
+        let Some(kind) = finding.kind() else {
+            tracing::warn!("{}: generation {generation}: {finding}", self.device);
+            return;
+        };
+        if !self.told_on_disk.insert((kind, finding.bytenr)) {
             return;
         }
         gate.hold(Finding {
-            kind: FindingKind::Disk(finding.kind),
+            kind: FindingKind::Disk(kind),
             fs: self.slot,
             extent: self.ledger.dump(finding.bytenr),
             cause: Cause::Disk { generation, finding },
@@ -402,21 +437,28 @@ impl FileSystem {
         if unread.min_generation == u64::MAX {
             // After a loss: at most two transactions were under way beyond the one on disk,
             // one committing and one running, and what was lost belongs to them or is older.
-            self.cut = Cut::new(durable + 2);
+            // Events that came since were not kept.
+            let generation = durable.saturating_add(2).max(self.newest_transid);
+            self.begin_cut(generation);
             self.seeder = None;
-            self.blind_until_commit(durable + 2, fx);
+            self.wait_for_commit(generation, fx);
+        } else if let Some(seeder) = &mut self.seeder
+            && self.durable >= unread.min_generation
+        {
+            // The commit has come before the answer of the disk.
+            seeder.committed();
         } else if self.state != FsState::Live {
-            let generation = unread.min_generation;
-            fx.notices.push(Notice::WaitingForCommit { fs: self.slot, generation });
+            self.wait_for_commit(unread.min_generation, fx);
         }
     }
 
-    fn blind_until_commit(&self, generation: u64, fx: &mut Effects) {
+    fn wait_for_commit(&self, generation: u64, fx: &mut Effects) {
         fx.notices.push(Notice::WaitingForCommit { fs: self.slot, generation });
     }
 
     fn refuse(&mut self, reason: String, fx: &mut Effects) {
         self.close_spans();
+        self.counts.mounts_unverified += 1;
         self.seeder = None;
         self.state = FsState::Refused;
         fx.notices.push(Notice::Refused { fs: self.slot, reason });
@@ -445,7 +487,7 @@ impl FileSystem {
             self.blind.push(Span { first, last: generation.max(first) });
         }
         self.state = FsState::Live;
-        self.verified_from = Some(generation + 1);
+        self.verified_from = Some(generation.saturating_add(1));
         fx.notices.push(Notice::Seeded {
             fs: self.slot,
             first_generation: self.first_generation,
@@ -457,7 +499,10 @@ impl FileSystem {
 
     /// Ends the spans that are open at the newest transaction seen.
     fn close_spans(&mut self) {
-        let last = self.newest_transid;
+        self.close_spans_at(self.newest_transid);
+    }
+
+    fn close_spans_at(&mut self, last: u64) {
         if let Some(first) = self.verified_from.take()
             && first <= last
         {
@@ -480,15 +525,23 @@ impl FileSystem {
             blind: self.blind.clone(),
             events_seen: self.counts.seen,
             events_applied: self.counts.applied,
-            events_on_disk: self.counts.on_disk,
+            events_on_disk: self.counts.on_disk + self.cut.left_to_disk(),
             events_retracted: self.counts.retracted,
+            mounts_unverified: self.counts.mounts_unverified,
             extents: self.ledger.live(),
         }
     }
 
     /// The ledger as text, as `docs/ledger-dump.md` describes it.
     pub(crate) fn dump(&self, out: &mut String) {
-        super::dump::write(out, self.slot, &self.device, self.dump_state(), self.signalled_or_read(), &self.ledger);
+        super::dump::write(
+            out,
+            self.slot,
+            &self.device,
+            self.dump_state(),
+            self.signalled_or_read(),
+            &self.ledger,
+        );
     }
 
     /// An extent that is yet to be read again is no basis for a comparison.

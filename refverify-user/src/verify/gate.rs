@@ -14,6 +14,7 @@ pub(crate) struct Gate {
     /// The drain that is arriving now.
     drain: u64,
     held: VecDeque<Held>,
+    /// As long as the thread makes no other: a call may sleep before it fails.
     last_of_thread: HashMap<u32, LastEvent>,
 }
 
@@ -37,6 +38,11 @@ pub(crate) struct LastEvent {
 }
 
 impl Gate {
+    /// With more threads than this, those that have been idle for long are forgotten. Threads
+    /// that make events in one drain are bounded by the drain itself.
+    const THREADS_MAX: usize = 1 << 16;
+    const THREAD_IDLE_DRAINS: u64 = 1000;
+
     /// An event has come.
     pub(crate) fn saw(&mut self, event: &Event) {
         let Change::Ref { bytenr, .. } = event.change else { return };
@@ -48,6 +54,14 @@ impl Gate {
             transid: event.transid,
         };
         self.last_of_thread.insert(event.tid, last);
+        if self.last_of_thread.len() > Self::THREADS_MAX {
+            self.forget_idle_threads();
+        }
+    }
+
+    fn forget_idle_threads(&mut self) {
+        let drain = self.drain;
+        self.last_of_thread.retain(|_, last| last.drain + Self::THREAD_IDLE_DRAINS >= drain);
     }
 
     /// A finding was made.
@@ -59,7 +73,6 @@ impl Gate {
     pub(crate) fn drained(&mut self) -> Vec<Finding> {
         let ended = self.drain;
         self.drain += 1;
-        self.last_of_thread.retain(|_, last| last.drain == ended);
         let ready = self.held.iter().take_while(|held| held.drain < ended).count();
         self.held.drain(..ready).map(|held| held.finding).collect()
     }
@@ -81,9 +94,12 @@ impl Gate {
         Some(void)
     }
 
-    /// Events of this file system were lost: no finding that is still held can be trusted.
+    /// Events of this file system were lost: no finding that is still held and rests on events
+    /// can be trusted. What is wrong on disk is wrong all the same.
     pub(crate) fn withdraw(&mut self, fs: FsSlot) {
-        self.held.retain(|held| held.finding.fs != fs);
+        self.held.retain(|held| {
+            held.finding.fs != fs || matches!(held.finding.cause, Cause::Disk { .. })
+        });
     }
 }
 
@@ -93,7 +109,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        btrfs::Action,
+        btrfs::{Action, DiskFault, DiskFinding},
         verify::{FindingKind, Symbols, testing::data_event},
     };
 
@@ -138,7 +154,8 @@ mod tests {
         let other = Event { tid: 78, ..data_event(Action::DropRef, 8192, 0, 9) };
         gate.saw(&other);
         gate.hold(finding(other));
-        let later = Event { time_ns: 1, stack: Arc::from([]), ..data_event(Action::AddRef, 0, 0, 9) };
+        let later =
+            Event { time_ns: 1, stack: Arc::from([]), ..data_event(Action::AddRef, 0, 0, 9) };
         gate.saw(&later);
         assert_eq!(gate.retract(77).unwrap().bytenr, 0);
         gate.drained();
@@ -149,6 +166,38 @@ mod tests {
     fn a_retraction_without_an_event_is_another_file_systems() {
         let mut gate = gate_with_a_finding();
         assert_eq!(gate.retract(1234), None);
+    }
+
+    #[test]
+    fn a_call_may_sleep_for_many_drains_before_it_fails() {
+        let mut gate = gate_with_a_finding();
+        for _ in 0..100 {
+            gate.drained();
+        }
+        assert!(gate.retract(77).is_some());
+    }
+
+    #[test]
+    fn threads_that_come_and_go_do_not_fill_the_memory() {
+        let mut gate = Gate::default();
+        for tid in 0..200_000 {
+            gate.saw(&Event { tid, ..data_event(Action::AddRef, 4096, 0, 9) });
+            gate.drained();
+        }
+        assert!(gate.last_of_thread.len() <= Gate::THREADS_MAX + 1);
+    }
+
+    #[test]
+    fn loss_does_not_withdraw_what_is_wrong_on_disk() {
+        let mut gate = Gate::default();
+        let fault = DiskFault::NoRefs;
+        let on_disk = DiskFinding { fault, bytenr: 4096, leaf: 8192, slot: 1 };
+        let event = data_event(Action::DropRef, 4096, 0, 9);
+        let cause = Cause::Disk { generation: 9, finding: on_disk };
+        gate.hold(Finding { cause, ..finding(event) });
+        gate.withdraw(FsSlot(0));
+        gate.drained();
+        assert_eq!(gate.drained().len(), 1);
     }
 
     #[test]

@@ -24,7 +24,9 @@ pub enum Notice {
         /// The hooks were live before the mount.
         armed_before: bool,
     },
-    /// A transaction was running when the hooks went live: reading starts at its commit.
+    /// The extent tree on disk is too old to be used: of a transaction that is not on disk yet
+    /// events were missed, because it ran when the hooks went live or because events were lost.
+    /// Reading starts at its commit.
     WaitingForCommit {
         /// Which.
         fs: FsSlot,
@@ -160,6 +162,9 @@ pub struct Coverage {
     pub events_on_disk: u64,
     /// Events withdrawn because their call failed.
     pub events_retracted: u64,
+    /// Mounts of which nothing could be verified: they were refused, or changed and went
+    /// before their extent tree was read.
+    pub mounts_unverified: u64,
     /// Extents known at the end.
     pub extents: u64,
 }
@@ -184,7 +189,9 @@ impl Summary {
     /// Whether something that was to be watched was not verified.
     pub fn has_gaps(&self) -> bool {
         let gap = |fs: &Coverage| {
-            !fs.blind.is_empty() || matches!(fs.state, FsState::Blind | FsState::Refused)
+            !fs.blind.is_empty()
+                || fs.mounts_unverified > 0
+                || matches!(fs.state, FsState::Seeding | FsState::Blind | FsState::Refused)
         };
         !self.losses.is_empty() || self.coverage.iter().any(gap)
     }

@@ -1,11 +1,15 @@
 //! Reads one range of the extent tree over the feed.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
 use crate::{
-    btrfs::{DiskExtent, DiskFinding, ExtentReader, ReaderStep, Superblock},
+    btrfs::{
+        DiskExtent, DiskFinding,
+        format::{ReadFailure, Superblock},
+        reader::{BlockRead, ExtentReader, ReaderStep},
+    },
     feed::{BlockError, BlockRequest, FsSlot},
 };
 
@@ -18,12 +22,14 @@ pub(crate) struct Seeder {
     /// Extents at or above the position, complete, whose leaf is not.
     ahead: Vec<DiskExtent>,
     waits_for_commit: bool,
+    /// What is read now.
+    generation: u64,
 }
 
 /// What reading led to.
 pub(crate) enum Progress {
     /// A superblock was chosen; reading goes on at its generation, from the range's start.
-    At { generation: u64, superblock: Box<Superblock>, rest: Range<u64> },
+    At { generation: u64, superblock: Arc<Superblock>, rest: Range<u64> },
     /// This range has been read whole, and these are its extents.
     Read { range: Range<u64>, generation: u64, extents: Vec<DiskExtent> },
     /// Something in the tree is wrong.
@@ -45,13 +51,14 @@ impl Seeder {
             range,
             ahead: Vec::new(),
             waits_for_commit: false,
+            generation: 0,
         }
     }
 
     /// The reads that are wanted now; ids are the reader's own.
     pub(crate) fn requests(&mut self, fs: FsSlot) -> Vec<BlockRequest> {
         let wanted = self.reader.poll_requests();
-        let request = |read: crate::btrfs::BlockRead| BlockRequest {
+        let request = |read: BlockRead| BlockRequest {
             fs,
             id: read.id,
             devid: read.devid,
@@ -63,7 +70,7 @@ impl Seeder {
 
     /// Takes the answer to a request.
     pub(crate) fn answer(&mut self, id: u64, data: Result<Bytes, BlockError>) {
-        self.reader.answer(id, data.map_err(|error| error.to_string().into()));
+        self.reader.answer(id, data.map_err(ReadFailure::new));
     }
 
     /// A superblock newer than the last one is on disk.
@@ -80,14 +87,19 @@ impl Seeder {
     }
 
     /// How much of the key space is read, in thousandths.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share between 0 and 1"
+    )]
     pub(crate) fn done_permille(&self) -> u32 {
-        self.reader.done_permille()
+        (self.reader.progress() * 1000.0) as u32
     }
 
     /// The next thing that reading led to; `None` when answers are waited for.
     pub(crate) fn next(&mut self) -> Option<Progress> {
         loop {
-            let step = self.reader.next()?;
+            let step = self.reader.next_step()?;
             if let Some(progress) = self.take(step) {
                 return Some(progress);
             }
@@ -102,12 +114,15 @@ impl Seeder {
             }
             ReaderStep::Generation { generation, superblock, .. } => {
                 self.ahead.clear();
+                self.generation = generation;
                 let rest = self.position..self.range.end;
                 Some(Progress::At { generation, superblock, rest })
             }
-            ReaderStep::Complete { upto_bytenr, generation } => self.complete(upto_bytenr, generation),
-            ReaderStep::Finding { generation, finding } => {
-                Some(Progress::Wrong { generation, finding })
+            ReaderStep::Complete { upto_bytenr, generation } => {
+                self.complete(upto_bytenr, generation)
+            }
+            ReaderStep::Finding(finding) => {
+                Some(Progress::Wrong { generation: self.generation, finding })
             }
             ReaderStep::TooOld { generation } => {
                 self.waits_for_commit = true;

@@ -9,14 +9,17 @@ use crate::{
 
 /// A change of a data reference of inode 257 in root 5, at file offset `offset`.
 pub(crate) fn data_event(action: Action, bytenr: u64, offset: u64, transid: u64) -> Event {
-    event(transid, Change::Ref {
-        action,
-        kind: ExtentKind::Data,
-        bytenr,
-        len_bytes: 4096,
-        key: RefKey::data(5, 0, 257, offset),
-        owning_root: 0,
-    })
+    event(
+        transid,
+        Change::Ref {
+            action,
+            kind: ExtentKind::Data,
+            bytenr,
+            len_bytes: 4096,
+            key: RefKey::data(5, 0, 257, offset),
+            owning_root: 0,
+        },
+    )
 }
 
 /// An event by thread 77.

@@ -11,7 +11,7 @@ use super::{
     gate::Gate,
     stacks::Stacks,
 };
-use crate::feed::{Event, FsSlot, Hello, Loss, ToAgent, ToVerifier};
+use crate::feed::{Event, FsSlot, Hello, Loss, LossSource, ToAgent, ToVerifier};
 
 /// What the user chose.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,7 +39,7 @@ pub struct Verifier {
     /// Findings past the gate whose stacks have no text yet.
     unresolved: VecDeque<Finding>,
     findings: BTreeMap<FindingKind, u64>,
-    losses: Vec<Loss>,
+    losses: BTreeMap<(Option<FsSlot>, LossSource), u64>,
     told_waiting: bool,
     stopping: bool,
     ended: Ended,
@@ -66,7 +66,7 @@ impl Verifier {
             symbols: HashMap::new(),
             unresolved: VecDeque::new(),
             findings: BTreeMap::new(),
-            losses: Vec::new(),
+            losses: BTreeMap::new(),
             told_waiting: false,
             stopping: false,
             ended: Ended::No,
@@ -90,7 +90,7 @@ impl Verifier {
                 }
             }
             ToVerifier::Drained => self.drained(out),
-            ToVerifier::Retraction { tid, .. } => self.retraction(tid),
+            ToVerifier::Retraction { tid, .. } => self.retraction(tid, &mut fx),
             ToVerifier::Loss(loss) => self.loss(loss, &mut fx),
             ToVerifier::Commit { fs, transid } => {
                 self.with(fs, |fs, gate| fs.committed(transid, gate, &mut fx));
@@ -135,13 +135,19 @@ impl Verifier {
         }
     }
 
-    fn retraction(&mut self, tid: u32) {
-        let Some(void) = self.gate.retract(tid) else { return };
-        self.with(void.fs, |fs, _| fs.retracted(&void));
+    /// A failed call of a watched file system made an event before it failed. If that is not
+    /// known any more, the ledger has something in it that never was.
+    fn retraction(&mut self, tid: u32, fx: &mut Effects) {
+        match self.gate.retract(tid) {
+            Some(void) => self.with(void.fs, |fs, _| fs.retracted(&void)),
+            None => {
+                self.loss(Loss { fs: None, source: LossSource::Unreadable, count: 1 }, fx);
+            }
+        }
     }
 
     fn loss(&mut self, loss: Loss, fx: &mut Effects) {
-        self.losses.push(loss);
+        *self.losses.entry((loss.fs, loss.source)).or_insert(0) += loss.count;
         let slots = (0_u32..).map(FsSlot).zip(&mut self.filesystems);
         for (slot, filesystem) in slots {
             if loss.fs.is_none_or(|fs| fs == slot) {
@@ -240,11 +246,16 @@ impl Verifier {
         }
     }
 
+    fn losses(&self) -> Vec<Loss> {
+        let loss = |(&(fs, source), &count)| Loss { fs, source, count };
+        self.losses.iter().map(loss).collect()
+    }
+
     fn summary(&mut self) -> Summary {
         Summary {
             coverage: self.filesystems.iter_mut().map(FileSystem::coverage).collect(),
             findings: self.findings.clone(),
-            losses: self.losses.clone(),
+            losses: self.losses(),
         }
     }
 }

@@ -1,0 +1,50 @@
+//! Reading kernel memory.
+
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_get_current_task};
+use refverify_common::ABSENT;
+
+use crate::maps::layout;
+
+/// The `T` at `offset` in the object at address `base`; none if it cannot be read.
+#[inline(always)]
+pub(crate) fn read<T>(base: u64, offset: u32) -> Option<T> {
+    let address = base.wrapping_add(u64::from(offset));
+    // SAFETY: the helper checks the address, and fails on a bad one.
+    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+}
+
+/// The transaction handle of the current task (`current->journal_info`): btrfs keeps it there
+/// from `start_transaction` to `btrfs_end_transaction`. 0 if there is none.
+#[inline(always)]
+pub(crate) fn current_trans() -> u64 {
+    // SAFETY: the helper has no requirements.
+    let task = unsafe { bpf_get_current_task() };
+    read(task, layout!(task_journal_info)).unwrap_or(0)
+}
+
+/// The `btrfs_fs_info` and the transid of the transaction handle `trans`.
+#[inline(always)]
+pub(crate) fn fs_info_and_transid(trans: u64) -> Option<(u64, u64)> {
+    Some((read(trans, layout!(trans_fs_info))?, read(trans, layout!(trans_transid))?))
+}
+
+/// The number of the device that the file system was mounted from, as the kernel keeps it
+/// (`bd_dev`). Valid from `btrfs_open_devices`, before `open_ctree`, to
+/// `btrfs_close_devices`, after the last commit. A file system without a device, as btrfs's
+/// self-tests make at module load, has number 0, which no block device has; `None` is memory
+/// that cannot be read.
+#[inline(always)]
+pub(crate) fn device_of(fs_info: u64) -> Option<u32> {
+    let fs_devices = read::<u64>(fs_info, layout!(fs_info_fs_devices))?;
+    if fs_devices == 0 {
+        return Some(0);
+    }
+    let mut bdev = read::<u64>(fs_devices, layout!(fs_devices_latest))?;
+    if layout!(device_bdev) != ABSENT && bdev != 0 {
+        bdev = read(bdev, layout!(device_bdev))?;
+    }
+    if bdev == 0 {
+        return Some(0);
+    }
+    read(bdev, layout!(bdev_dev))
+}

@@ -1,0 +1,146 @@
+//! What was lost, as the kernel side counts it.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use aya::{
+    Ebpf,
+    maps::{MapData, MapError, PerCpuArray},
+};
+use refverify_common::{LOSS_SLOTS, Losses, SLOTS_MAX};
+
+use crate::feed::{FsSlot, Loss, LossSource};
+
+/// Reads the counters and tells what they gained.
+pub(super) struct LossCounters {
+    counted: PerCpuArray<MapData, Losses>,
+    counted_before: Losses,
+    /// `fdinfo` files of the programs.
+    programs: Vec<String>,
+    missed_before: u64,
+}
+
+impl LossCounters {
+    /// The counters in `map`, and those of all loaded programs of `ebpf`.
+    pub(super) fn new(map: PerCpuArray<MapData, Losses>, ebpf: &Ebpf) -> Self {
+        let loaded = ebpf.programs().filter_map(|(_, program)| program.fd().ok());
+        let fdinfo = |fd: i32| format!("/proc/self/fdinfo/{fd}");
+        Self {
+            counted: map,
+            counted_before: [0; 2 * LOSS_SLOTS],
+            programs: loaded.map(|fd| fdinfo(fd.as_fd().as_raw_fd())).collect(),
+            missed_before: 0,
+        }
+    }
+
+    /// What was lost since the last call.
+    pub(super) fn poll(&mut self) -> Result<Vec<Loss>, LossError> {
+        let now = sum(&self.counted.get(&0, 0)?);
+        let mut losses = gained(&self.counted_before, &now);
+        self.counted_before = now;
+        let missed = self.missed()?;
+        if missed > self.missed_before {
+            let count = missed - self.missed_before;
+            losses.push(Loss { fs: None, source: LossSource::ProgramMissed, count });
+            self.missed_before = missed;
+        }
+        Ok(losses)
+    }
+
+    /// How often the kernel skipped one of the programs because another ran on that CPU
+    /// (`bpf_prog_info.recursion_misses`; kernels before 5.12 do not tell).
+    fn missed(&self) -> Result<u64, LossError> {
+        let mut total = 0;
+        for path in &self.programs {
+            total += recursion_misses(&fs::read_to_string(path)?);
+        }
+        Ok(total)
+    }
+}
+
+/// The counters cannot be read, so nothing can be said of completeness.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LossError {
+    /// The map.
+    #[error("cannot read the loss counters: {0}")]
+    Map(#[from] MapError),
+    /// A program's `fdinfo`.
+    #[error("cannot read how often a program was skipped: {0}")]
+    Program(#[from] io::Error),
+}
+
+fn sum(cpus: &[Losses]) -> Losses {
+    let mut total = [0; 2 * LOSS_SLOTS];
+    for cpu in cpus {
+        for (total, count) in total.iter_mut().zip(cpu) {
+            *total += count;
+        }
+    }
+    total
+}
+
+fn gained(before: &Losses, now: &Losses) -> Vec<Loss> {
+    let gains = before.iter().zip(now).enumerate();
+    gains
+        .filter(|(_, (before, now))| now > before)
+        .map(|(index, (before, now))| Loss {
+            fs: slot_of(index % LOSS_SLOTS),
+            source: if index < LOSS_SLOTS {
+                LossSource::RingBuffer
+            } else {
+                LossSource::Unreadable
+            },
+            count: now - before,
+        })
+        .collect()
+}
+
+fn slot_of(index: usize) -> Option<FsSlot> {
+    u32::try_from(index).ok().filter(|_| index < SLOTS_MAX).map(FsSlot)
+}
+
+/// `recursion_misses:<tab>N` of a program's `fdinfo` (kernel: `bpf_prog_show_fdinfo`).
+fn recursion_misses(fdinfo: &str) -> u64 {
+    let value = fdinfo.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
+    value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use refverify_common::{SLOT_UNKNOWN, ring_full_index, unreadable_index};
+
+    use super::*;
+
+    #[test]
+    fn a_loss_is_attributed_to_the_slot_and_source_that_the_kernel_side_counted() {
+        let before = [0; 2 * LOSS_SLOTS];
+        let mut now = before;
+        now[ring_full_index(3)] = 7;
+        now[unreadable_index(0)] = 1;
+        now[unreadable_index(SLOT_UNKNOWN)] = 2;
+        let expected = [
+            Loss { fs: Some(FsSlot(3)), source: LossSource::RingBuffer, count: 7 },
+            Loss { fs: Some(FsSlot(0)), source: LossSource::Unreadable, count: 1 },
+            Loss { fs: None, source: LossSource::Unreadable, count: 2 },
+        ];
+        assert_eq!(gained(&before, &now), expected);
+        assert!(gained(&now, &now).is_empty());
+    }
+
+    #[test]
+    fn counts_of_all_cpus_are_added() {
+        let mut one = [0; 2 * LOSS_SLOTS];
+        one[5] = 2;
+        let mut other = [0; 2 * LOSS_SLOTS];
+        other[5] = 3;
+        assert_eq!(sum(&[one, other])[5], 5);
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_count_skipped_programs_counts_none() {
+        assert_eq!(recursion_misses("prog_type:\t17\nrecursion_misses:\t42\n"), 42);
+        assert_eq!(recursion_misses("prog_type:\t17\nprog_jited:\t1\n"), 0);
+    }
+}

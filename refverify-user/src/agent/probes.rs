@@ -1,0 +1,307 @@
+//! Loading and attaching.
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{HashMap, MapData, MapError, RingBuf},
+    programs::{
+        KProbe, ProgramError, RawTracePoint, kprobe::KProbeLink, raw_trace_point::RawTracePointLink,
+    },
+};
+use refverify_common::Layout;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use zerocopy::IntoBytes;
+
+use super::{device::Device, layout::GroupBound};
+use crate::feed::HookMode;
+
+/// The programs, as the build script made them.
+static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/refverify-ebpf"));
+
+/// The programs cannot be put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The object as a whole.
+    #[error("loading the eBPF programs failed: {0}")]
+    Object(#[from] EbpfError),
+    /// A map.
+    #[error("setting up the map {name} of the eBPF programs failed: {source}")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        source: MapError,
+    },
+    /// One program is refused by the kernel's verifier.
+    #[error("the kernel refuses the eBPF program {program}: {source}")]
+    Load {
+        /// Its name.
+        program: &'static str,
+        /// Why.
+        source: ProgramError,
+    },
+    /// One hook is not there.
+    #[error("cannot attach to {target}: {source}; is the btrfs module loaded?")]
+    Attach {
+        /// The function or tracepoint.
+        target: &'static str,
+        /// Why.
+        source: ProgramError,
+    },
+    /// Part of the object is not as expected: a mistake in the build.
+    #[error("the eBPF object has no {name}; build again")]
+    Missing {
+        /// Its name.
+        name: &'static str,
+    },
+}
+
+/// One hook: a program, and the function or tracepoint that it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hook {
+    program: &'static str,
+    target: &'static str,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Kprobe,
+    Kretprobe,
+    Tracepoint,
+}
+
+impl Hook {
+    const fn entry(program: &'static str, target: &'static str) -> Self {
+        Self { program, target, kind: Kind::Kprobe }
+    }
+
+    const fn exit(program: &'static str, target: &'static str) -> Self {
+        Self { program, target, kind: Kind::Kretprobe }
+    }
+
+    const fn tracepoint(program: &'static str, target: &'static str) -> Self {
+        Self { program, target, kind: Kind::Tracepoint }
+    }
+
+    /// As it is named to people: `kretprobe:btrfs_add_delayed_tree_ref`.
+    pub(super) fn label(&self) -> String {
+        let kind = match self.kind {
+            Kind::Kprobe => "kprobe",
+            Kind::Kretprobe => "kretprobe",
+            Kind::Tracepoint => "raw_tracepoint",
+        };
+        format!("{kind}:{}", self.target)
+    }
+
+    fn load(&self, ebpf: &mut Ebpf) -> Result<(), ProbeError> {
+        let program =
+            ebpf.program_mut(self.program).ok_or(ProbeError::Missing { name: self.program })?;
+        let loaded = match self.kind {
+            Kind::Tracepoint => {
+                <&mut RawTracePoint>::try_from(program).and_then(RawTracePoint::load)
+            }
+            Kind::Kprobe | Kind::Kretprobe => {
+                <&mut KProbe>::try_from(program).and_then(KProbe::load)
+            }
+        };
+        loaded.map_err(|source| ProbeError::Load { program: self.program, source })
+    }
+
+    fn attach(&self, ebpf: &mut Ebpf) -> Result<Attached, ProbeError> {
+        let program =
+            ebpf.program_mut(self.program).ok_or(ProbeError::Missing { name: self.program })?;
+        let attached = match self.kind {
+            Kind::Tracepoint => <&mut RawTracePoint>::try_from(program).and_then(|program| {
+                let link = program.attach(self.target)?;
+                program.take_link(link).map(Attached::Tracepoint)
+            }),
+            Kind::Kprobe | Kind::Kretprobe => {
+                <&mut KProbe>::try_from(program).and_then(|program| {
+                    let link = program.attach(self.target, 0)?;
+                    program.take_link(link).map(Attached::Kprobe)
+                })
+            }
+        };
+        attached.map_err(|source| ProbeError::Attach { target: self.target, source })
+    }
+}
+
+/// The hooks with kprobes, in the order in which they are attached: returns before entries, so
+/// that no failed call is seen without its return; the beginning of a mount last, because a
+/// mount whose beginning is seen counts as one of which nothing was missed. The tracepoint
+/// does nothing but keep the module loaded: probes die with it, and would not come back.
+/// `btrfs_alloc_logged_file_extent` has no return probe: it makes events
+/// of its own inside, so that its own is not the thread's last one when it fails; and when it
+/// fails, so does the mount.
+const KPROBES: &[Hook] = &[
+    Hook::tracepoint("tracepoint_pin", "btrfs_transaction_commit"),
+    Hook::entry("kprobe_free_fs_info", "btrfs_free_fs_info"),
+    Hook::entry("kprobe_close_ctree", "close_ctree"),
+    Hook::entry("kprobe_finish_extent_commit", "btrfs_finish_extent_commit"),
+    Hook::entry("kprobe_abort_transaction", "__btrfs_abort_transaction"),
+    Hook::exit("kretprobe_tree_ref", "btrfs_add_delayed_tree_ref"),
+    Hook::exit("kretprobe_data_ref", "btrfs_add_delayed_data_ref"),
+    Hook::entry("kprobe_logged_extent", "btrfs_alloc_logged_file_extent"),
+    Hook::entry("kprobe_tree_ref", "btrfs_add_delayed_tree_ref"),
+    Hook::entry("kprobe_data_ref", "btrfs_add_delayed_data_ref"),
+    Hook::entry("kprobe_open_ctree", "open_ctree"),
+];
+
+/// The hooks without kprobes; heads before nodes, so that every node finds its head, and the
+/// beginning of a mount last, as above.
+const TRACEPOINTS: &[Hook] = &[
+    Hook::tracepoint("tracepoint_workqueue_destroy", "btrfs_workqueue_destroy"),
+    Hook::tracepoint("tracepoint_commit", "btrfs_transaction_commit"),
+    Hook::tracepoint("tracepoint_ref_head", "add_delayed_ref_head"),
+    Hook::tracepoint("tracepoint_tree_ref", "add_delayed_tree_ref"),
+    Hook::tracepoint("tracepoint_data_ref", "add_delayed_data_ref"),
+    Hook::tracepoint("tracepoint_workqueue_alloc", "btrfs_workqueue_alloc"),
+];
+
+/// What the names of functions begin with that run the programs of one tracepoint, when there
+/// are several.
+pub(super) const TRACING: &[&str] =
+    &["__traceiter_add_delayed_", "__traceiter_btrfs_remove_block_group"];
+
+/// How the removal of a block group is told.
+const fn remove_group(bound: GroupBound) -> Hook {
+    let target = "btrfs_remove_block_group";
+    match bound {
+        GroupBound::ExtentMap => Hook::entry("kprobe_remove_group_by_extent_map", target),
+        GroupBound::ChunkMap => Hook::entry("kprobe_remove_group_by_chunk_map", target),
+        GroupBound::BlockGroup => Hook::tracepoint("tracepoint_remove_group", target),
+    }
+}
+
+/// What a set of hooks cannot see, one sentence each.
+const UNSEEN_BY_TRACEPOINTS: &[&str] = &[
+    "A call that fails is not taken back: after an out-of-memory error in btrfs a finding may be \
+     false.",
+    "Extents that log replay allocates are not seen; after a mount that replays a log, checking \
+     begins with the transaction after the replay.",
+    "An aborted transaction is noticed when it is cleaned up, not when it is aborted, and before \
+     6.2 not at all.",
+    "A reference that is run and freed before its tracepoint fires is counted as lost.",
+];
+
+const UNSEEN_BY_KPROBES: &[&str] =
+    &["A failed call is not taken back if more threads are inside btrfs_add_delayed_tree_ref or \
+     btrfs_add_delayed_data_ref at that moment than the kernel has return probes for (twice the \
+     number of CPUs, at least 10)."];
+
+/// From 6.7 on they are counted (`trace_call_bpf`).
+const SKIPPED_KPROBES_UNCOUNTED: &str = "Probes that the kernel skips because another program runs on the same CPU are not counted \
+     before 6.7.";
+
+const NO_REMOVE_GROUP: &str = "The removal of a block group is not seen.";
+
+/// The hooks that `mode` uses on a kernel with this layout, and what they cannot see.
+pub(super) fn hooks(
+    mode: HookMode,
+    group_bound: Option<GroupBound>,
+    release: &str,
+) -> (Vec<Hook>, Vec<&'static str>) {
+    let (hooks, unseen) = match mode {
+        HookMode::Kprobes => (KPROBES, UNSEEN_BY_KPROBES),
+        HookMode::Tracepoints => (TRACEPOINTS, UNSEEN_BY_TRACEPOINTS),
+    };
+    let (mut hooks, mut unseen) = (hooks.to_vec(), unseen.to_vec());
+    match group_bound {
+        // Before the events that go into the group's space when it is used again.
+        Some(bound) => hooks.insert(0, remove_group(bound)),
+        None => unseen.push(NO_REMOVE_GROUP),
+    }
+    if mode == HookMode::Kprobes && version_of(release) < (6, 7) {
+        unseen.push(SKIPPED_KPROBES_UNCOUNTED);
+    }
+    (hooks, unseen)
+}
+
+/// The first two numbers of `uname -r`; what is not understood counts as old.
+fn version_of(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|it: char| !it.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
+        _ => (0, 0),
+    }
+}
+
+/// Loads what `hooks` need, with the watched devices known to the programs, but attaches
+/// nothing yet.
+pub(super) fn load(
+    hooks: &[Hook],
+    layout: &Layout,
+    devices: &[Device],
+    ring_bytes: u32,
+) -> Result<Ebpf, ProbeError> {
+    // Kernels before 5.11 charge maps to this limit; if it cannot be raised, creating them
+    // fails and says so.
+    let unlimited = Rlimit { current: None, maximum: None };
+    let _ = setrlimit(Resource::Memlock, unlimited);
+    let mut ebpf = EbpfLoader::new()
+        .override_global("LAYOUT", layout.as_bytes(), true)
+        .map_max_entries("RECORDS", ring_bytes)
+        .load(PROGRAMS)?;
+    watch(&mut ebpf, devices)?;
+    for hook in hooks {
+        hook.load(&mut ebpf)?;
+    }
+    Ok(ebpf)
+}
+
+/// One hook in force; dropping it lets go.
+#[expect(dead_code, reason = "held for what dropping it does")]
+pub(super) enum Attached {
+    /// A kprobe or kretprobe.
+    Kprobe(KProbeLink),
+    /// A raw tracepoint.
+    Tracepoint(RawTracePointLink),
+}
+
+/// Attaches all hooks. When this returns, everything is seen, as long as the result lives.
+pub(super) fn attach(ebpf: &mut Ebpf, hooks: &[Hook]) -> Result<Vec<Attached>, ProbeError> {
+    hooks.iter().map(|hook| hook.attach(ebpf)).collect()
+}
+
+/// Takes the ring buffer out of the loaded object.
+pub(super) fn ring(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>, ProbeError> {
+    let name = "RECORDS";
+    let map = ebpf.take_map(name).ok_or(ProbeError::Missing { name })?;
+    RingBuf::try_from(map).map_err(|source| ProbeError::Map { name, source })
+}
+
+fn watch(ebpf: &mut Ebpf, devices: &[Device]) -> Result<(), ProbeError> {
+    let name = "WATCHED";
+    let failed = |source| ProbeError::Map { name, source };
+    let map = ebpf.map_mut(name).ok_or(ProbeError::Missing { name })?;
+    let mut watched = HashMap::<_, u32, u32>::try_from(map).map_err(failed)?;
+    for (slot, device) in (0..).zip(devices) {
+        watched.insert(device.kernel_dev(), slot, 0).map_err(failed)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_does_not_count_skipped_probes_is_named_as_such() {
+        let unseen = |release| {
+            let (_, unseen) = hooks(HookMode::Kprobes, Some(GroupBound::ExtentMap), release);
+            unseen.contains(&SKIPPED_KPROBES_UNCOUNTED)
+        };
+        assert!(unseen("5.10.0-30-amd64") && unseen("6.1.0-53-amd64") && unseen("strange"));
+        assert!(!unseen("6.7.0") && !unseen("6.12.107+deb13-amd64") && !unseen("10.0-rc1"));
+    }
+
+    #[test]
+    fn without_the_tracepoint_the_removal_of_groups_is_said_to_be_unseen() {
+        let (hooks_without, unseen) = hooks(HookMode::Tracepoints, None, "6.18.0");
+        assert!(unseen.contains(&NO_REMOVE_GROUP));
+        let bound = Some(GroupBound::BlockGroup);
+        let (hooks_with, unseen) = hooks(HookMode::Tracepoints, bound, "6.18.0");
+        assert!(!unseen.contains(&NO_REMOVE_GROUP));
+        assert_eq!(hooks_with.len(), hooks_without.len() + 1);
+    }
+}

@@ -1,0 +1,250 @@
+//! The agent's loop: drain, tell, answer.
+
+use std::{
+    collections::BTreeMap,
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc as std_mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use aya::maps::{MapData, RingBuf};
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::mpsc::{Receiver, Sender, error::TryRecvError};
+
+use super::{
+    answers::{Pending, Work},
+    decode::{Decoder, Record, Signal},
+    losses::LossCounters,
+    mounts::{Look, Mounts},
+};
+use crate::feed::{Event, FsSlot, Loss, LossSource, ToAgent, ToVerifier};
+
+/// The most events in one message.
+const BATCH_EVENTS: usize = 4096;
+
+/// The shortest record with its header: with so many the ring buffer is full.
+const RECORD_MIN_BYTES: usize = size_of::<refverify_common::Signal>() + 8;
+
+/// Pauses between drains.
+const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE_WHEN_BUSY: Duration = Duration::from_millis(1);
+
+/// Between two ticks, and two looks at sysfs.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How many requests may be under way; more wait in their channel.
+const REQUESTS_MAX: usize = 256;
+
+/// The verifier has gone; there is no one to tell.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+/// What the loop works with.
+pub(super) struct Pump {
+    pub(super) ring: RingBuf<MapData>,
+    pub(super) ring_bytes: u32,
+    pub(super) decoder: Decoder,
+    pub(super) losses: LossCounters,
+    pub(super) mounts: Mounts,
+    pub(super) dump: Arc<AtomicBool>,
+    pub(super) to_verifier: Sender<ToVerifier>,
+    /// To the thread that answers; dropping it ends that thread.
+    pub(super) work: std_mpsc::Sender<Work>,
+    pub(super) pending: Pending,
+    /// Events that are not sent yet.
+    pub(super) batch: Vec<Event>,
+    /// Events of file systems that are not mounted, as far as is known.
+    pub(super) strays: BTreeMap<FsSlot, u64>,
+}
+
+impl Pump {
+    /// Runs until the verifier says stop or goes, then calls `detach` and tells the rest.
+    pub(super) fn run(
+        mut self,
+        mut from_verifier: Receiver<ToAgent>,
+        detach: impl FnOnce(),
+    ) -> Result<(), Gone> {
+        let mut told_quiet = true;
+        let mut last_tick = Instant::now();
+        let look = self.mounts.look();
+        self.drain()?;
+        self.on_look(&look)?;
+        loop {
+            let dump = self.dump.swap(false, Ordering::AcqRel);
+            let tick = last_tick.elapsed() >= TICK;
+            let look = tick.then(|| self.mounts.look());
+            let drained = self.drain()?;
+            if drained > 0 || !told_quiet {
+                self.tell_drained()?;
+            }
+            told_quiet = drained == 0;
+            if dump {
+                self.send(ToVerifier::DumpWanted)?;
+            }
+            if let Some(look) = look {
+                last_tick = Instant::now();
+                self.on_look(&look)?;
+                self.tick()?;
+            }
+            if self.take_requests(&mut from_verifier)? {
+                break;
+            }
+            if drained < BATCH_EVENTS {
+                thread::sleep(if drained > 0 { PAUSE_WHEN_BUSY } else { PAUSE });
+            }
+        }
+        detach();
+        // A program that was running on another CPU when it was detached ends within this time.
+        thread::sleep(PAUSE);
+        self.drain()?;
+        self.tell_drained()?;
+        // Nothing can come any more that voids what came before.
+        self.tell_drained()?;
+        self.send(ToVerifier::Bye)?;
+        self.answer_what_is_still_asked(&mut from_verifier)
+    }
+
+    /// Findings of the last moment want the names of their stacks.
+    fn answer_what_is_still_asked(&self, from: &mut Receiver<ToAgent>) -> Result<(), Gone> {
+        while let Some(request) = from.blocking_recv() {
+            if let Some(work) = work_of(request) {
+                self.pending.add();
+                self.work.send(work).map_err(|_| Gone)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The counters are read after the records were taken from the ring buffer, and told
+    /// before the end of the drain: who hears of the end knows what was lost up to it.
+    fn tell_drained(&mut self) -> Result<(), Gone> {
+        self.send_losses()?;
+        self.send(ToVerifier::Drained)
+    }
+
+    /// Tells all that the ring buffer held when this began, and maybe more. Returns how many
+    /// records that were.
+    fn drain(&mut self) -> Result<usize, Gone> {
+        let records_max = usize::try_from(self.ring_bytes).unwrap_or(0) / RECORD_MIN_BYTES;
+        let mut drained = 0;
+        while drained < records_max {
+            let Some(item) = self.ring.next() else { break };
+            let record = self.decoder.decode(&item);
+            drop(item);
+            drained += 1;
+            match record {
+                Ok(Record::Event(event)) => self.on_event(event)?,
+                Ok(Record::Signal(signal)) => self.on_signal(signal)?,
+                Err(malformed) => {
+                    tracing::debug!("{malformed}");
+                    let source = LossSource::Unreadable;
+                    self.send(ToVerifier::Loss(Loss { fs: malformed.fs, source, count: 1 }))?;
+                }
+            }
+        }
+        if !self.batch.is_empty() {
+            self.send_batch()?;
+        }
+        Ok(drained)
+    }
+
+    /// Every mount is told before its first event. An event of a slot that sysfs says is not
+    /// mounted is one that the verifier cannot place: that is a loss.
+    fn on_event(&mut self, event: Event) -> Result<(), Gone> {
+        if !self.mounts.is_mounted(event.fs) {
+            *self.strays.entry(event.fs).or_insert(0) += 1;
+            return Ok(());
+        }
+        self.batch.push(event);
+        if self.batch.len() >= BATCH_EVENTS { self.send_batch() } else { Ok(()) }
+    }
+
+    fn on_signal(&mut self, signal: Signal) -> Result<(), Gone> {
+        if let Signal::Retraction { fs: None, tid, errno } = signal {
+            tracing::debug!(
+                "a call of thread {tid} failed with {errno}, in an unknown file system"
+            );
+            let source = LossSource::Unreadable;
+            return self.control(ToVerifier::Loss(Loss { fs: None, source, count: 1 }));
+        }
+        let messages = self.mounts.on_signal(signal);
+        messages.into_iter().try_for_each(|message| self.control(message))
+    }
+
+    fn on_look(&mut self, look: &Look) -> Result<(), Gone> {
+        let messages = self.mounts.on_look(look);
+        messages.into_iter().try_for_each(|message| self.control(message))
+    }
+
+    /// Also where nothing happens: what reading the disk shows waits for the end of a drain.
+    fn tick(&mut self) -> Result<(), Gone> {
+        self.tell_drained()?;
+        let now = clock_gettime(ClockId::Monotonic);
+        let (seconds, nanos) = (now.tv_sec.cast_unsigned(), now.tv_nsec.cast_unsigned());
+        self.send(ToVerifier::Tick { time_ns: seconds * 1_000_000_000 + nanos })
+    }
+
+    /// Sends a message in its place among the events.
+    fn control(&mut self, message: ToVerifier) -> Result<(), Gone> {
+        if !self.batch.is_empty() {
+            self.send_batch()?;
+        }
+        self.send(message)
+    }
+
+    fn send_batch(&mut self) -> Result<(), Gone> {
+        let batch = mem::take(&mut self.batch);
+        self.send(ToVerifier::Events(batch))
+    }
+
+    fn send_losses(&mut self) -> Result<(), Gone> {
+        for (fs, count) in mem::take(&mut self.strays) {
+            let source = LossSource::Unreadable;
+            self.send(ToVerifier::Loss(Loss { fs: Some(fs), source, count }))?;
+        }
+        match self.losses.poll() {
+            Ok(losses) => losses.into_iter().try_for_each(|loss| self.send(ToVerifier::Loss(loss))),
+            Err(error) => {
+                // Not knowing is as bad as having lost something.
+                tracing::error!("{error}");
+                let source = LossSource::ProgramMissed;
+                self.send(ToVerifier::Loss(Loss { fs: None, source, count: 1 }))
+            }
+        }
+    }
+
+    /// Waits while the channel is full: the ring buffer then fills, and what does not fit is
+    /// counted.
+    fn send(&self, message: ToVerifier) -> Result<(), Gone> {
+        self.to_verifier.blocking_send(message).map_err(|_| Gone)
+    }
+
+    /// Hands the verifier's requests on. True when it wants us to stop, or is gone.
+    fn take_requests(&self, from_verifier: &mut Receiver<ToAgent>) -> Result<bool, Gone> {
+        while self.pending.count() < REQUESTS_MAX {
+            let request = match from_verifier.try_recv() {
+                Ok(request) => request,
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return Ok(true),
+            };
+            let Some(work) = work_of(request) else { return Ok(true) };
+            self.pending.add();
+            self.work.send(work).map_err(|_| Gone)?;
+        }
+        Ok(false)
+    }
+}
+
+/// What is to be done for a request; `None` when it is to stop.
+fn work_of(request: ToAgent) -> Option<Work> {
+    match request {
+        ToAgent::Read(request) => Some(Work::Read(request)),
+        ToAgent::Symbolise(addresses) => Some(Work::Symbolise(addresses)),
+        ToAgent::Stop => None,
+    }
+}

@@ -1,0 +1,230 @@
+//! From items to whole extents: a reference may be in a later leaf than its extent.
+
+use std::collections::VecDeque;
+
+use super::ReaderStep;
+use crate::btrfs::{
+    DiskExtent,
+    checks::{self, CheckContext, DiskFault, DiskFinding},
+    format::{BackRef, ExtentItem, Item, item_type, parse_keyed_ref},
+};
+
+/// How many findings about one extent are told one by one.
+const FINDINGS_PER_EXTENT_MAX: usize = 32;
+
+/// The item that findings are about.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    leaf: u64,
+    slot: u32,
+}
+
+/// All that is known so far of one bytenr. It is told only once the next bytenr begins, so
+/// that nothing is told twice when the reader has to read this bytenr again.
+#[derive(Debug)]
+struct OpenExtent {
+    bytenr: u64,
+    extent: Option<(DiskExtent, Place)>,
+    findings: Vec<DiskFinding>,
+    findings_left_out: u64,
+    /// Something was left out, so that sums mean nothing.
+    is_partial: bool,
+    inline_sum: u64,
+}
+
+/// Puts the items of the extent tree together, in key order.
+#[derive(Debug)]
+pub(super) struct Assembler {
+    context: CheckContext,
+    open: Option<OpenExtent>,
+    /// The extent before, if it was read at the same generation.
+    previous: Option<(u64, u64)>,
+    /// Item types that were told to be unknown, one bit each.
+    unknown_types: [u128; 2],
+}
+
+impl Assembler {
+    pub(super) fn new(context: CheckContext) -> Self {
+        Self { context, open: None, previous: None, unknown_types: [0; 2] }
+    }
+
+    /// Goes on with a newer tree: what is open will be read again, and what was read before
+    /// cannot be compared with what comes.
+    pub(super) fn move_on(&mut self, context: CheckContext) {
+        self.context = context;
+        self.open = None;
+        self.previous = None;
+    }
+
+    /// Goes on with the same tree under a newer superblock.
+    pub(super) fn keep_on(&mut self, context: CheckContext) {
+        self.context = context;
+    }
+
+    /// The bytenr of which more may come.
+    pub(super) fn open_bytenr(&self) -> Option<u64> {
+        self.open.as_ref().map(|open| open.bytenr)
+    }
+
+    /// Takes the next item.
+    pub(super) fn add(&mut self, leaf: u64, item: &Item, steps: &mut VecDeque<ReaderStep>) {
+        if self.open_bytenr() != Some(item.key.objectid) {
+            self.close(steps);
+        }
+        let open = self.open.get_or_insert_with(|| OpenExtent::new(item.key.objectid));
+        let place = Place { leaf, slot: item.slot };
+        match item.key.item_type {
+            item_type::EXTENT_ITEM | item_type::METADATA_ITEM => {
+                open.add_extent(&self.context, item, place);
+            }
+            item_type::BLOCK_GROUP_ITEM => {}
+            item_type::EXTENT_REF_V0 => open.leave_out(place, DiskFault::OldKeyedRef),
+            other => match parse_keyed_ref(item.key, item.body) {
+                Some(Ok(back_ref)) => open.add_keyed_ref(&self.context, &back_ref, place),
+                Some(Err(reason)) => {
+                    open.leave_out(place, DiskFault::BadKeyedRef { reason });
+                }
+                None => {
+                    let (word, bit) = (usize::from(other >> 7), 1 << (other & 127));
+                    if self.unknown_types[word] & bit == 0 {
+                        self.unknown_types[word] |= bit;
+                        open.find(place, DiskFault::UnknownItemType { item_type: other });
+                    }
+                }
+            },
+        }
+    }
+
+    /// Tells what is open, the extent first and then what is wrong with it.
+    pub(super) fn close(&mut self, steps: &mut VecDeque<ReaderStep>) {
+        let Some(mut open) = self.open.take() else { return };
+        if let Some((extent, place)) = open.extent.take() {
+            open.check_whole(&extent, place, self.previous);
+            self.previous = Some((extent.bytenr, extent.len_bytes));
+            steps.push_back(ReaderStep::Extent(extent));
+        }
+        steps.extend(open.findings.into_iter().map(ReaderStep::Finding));
+    }
+}
+
+impl OpenExtent {
+    fn new(bytenr: u64) -> Self {
+        Self {
+            bytenr,
+            extent: None,
+            findings: Vec::new(),
+            findings_left_out: 0,
+            is_partial: false,
+            inline_sum: 0,
+        }
+    }
+
+    fn find(&mut self, place: Place, fault: DiskFault) {
+        let Place { leaf, slot } = place;
+        let finding = DiskFinding { fault, bytenr: self.bytenr, leaf, slot };
+        if self.findings.len() < FINDINGS_PER_EXTENT_MAX {
+            self.findings.push(finding);
+            return;
+        }
+        self.findings_left_out += 1;
+        let fault = DiskFault::More { count: self.findings_left_out };
+        self.findings.truncate(FINDINGS_PER_EXTENT_MAX);
+        self.findings.push(DiskFinding { fault, ..finding });
+    }
+
+    fn leave_out(&mut self, place: Place, fault: DiskFault) {
+        self.is_partial = true;
+        self.find(place, fault);
+    }
+
+    fn add_extent(&mut self, context: &CheckContext, item: &Item, place: Place) {
+        if self.extent.is_some() {
+            return self.leave_out(place, DiskFault::SecondExtentItem);
+        }
+        let parsed = match ExtentItem::parse(item.key, item.body, context.nodesize) {
+            Ok(parsed) => parsed,
+            Err(reason) => return self.leave_out(place, DiskFault::BadExtentItem { reason }),
+        };
+        let mut extent = DiskExtent {
+            bytenr: self.bytenr,
+            len_bytes: parsed.len_bytes,
+            kind: parsed.kind,
+            total_refs: parsed.total_refs,
+            generation: parsed.generation,
+            owner_root: None,
+            refs: Vec::new(),
+        };
+        context.check_item(&extent, |kind| self.find(place, kind));
+        let mut last = None;
+        for back_ref in parsed.inline {
+            let back_ref = match back_ref {
+                Ok(back_ref) => back_ref,
+                Err(reason) => {
+                    self.leave_out(place, DiskFault::BadInlineRef { reason });
+                    break;
+                }
+            };
+            if let Some(kind) = CheckContext::check_order(last.as_ref(), &back_ref) {
+                self.find(place, kind);
+            }
+            self.add_ref(context, &mut extent, &back_ref, place);
+            last = Some(back_ref);
+        }
+        self.inline_sum = checks::sum_of_counts(&extent.refs);
+        self.extent = Some((extent, place));
+    }
+
+    fn add_keyed_ref(&mut self, context: &CheckContext, back_ref: &BackRef, place: Place) {
+        let Some((mut extent, extent_place)) = self.extent.take() else {
+            let ref_type = back_ref.item_type();
+            return self.leave_out(place, DiskFault::KeyedRefWithoutExtent { ref_type });
+        };
+        self.add_ref(context, &mut extent, back_ref, place);
+        self.extent = Some((extent, extent_place));
+    }
+
+    fn add_ref(
+        &mut self,
+        context: &CheckContext,
+        extent: &mut DiskExtent,
+        back_ref: &BackRef,
+        place: Place,
+    ) {
+        let ref_type = back_ref.item_type();
+        match (back_ref.of_kind(extent.kind), *back_ref, extent.kind) {
+            (Some((key, count)), ..) => {
+                if let Some(kind) = context.check_ref(key, back_ref) {
+                    self.find(place, kind);
+                }
+                extent.refs.push((key, count));
+            }
+            (None, BackRef::Owner { root }, crate::btrfs::ExtentKind::Data) => {
+                if !context.has_simple_quota {
+                    self.find(place, DiskFault::OwnerWithoutSimpleQuota);
+                }
+                extent.owner_root = Some(root);
+            }
+            _ => self.leave_out(place, DiskFault::RefOfOtherKind { ref_type }),
+        }
+    }
+
+    /// What can be said only once every reference is there.
+    fn check_whole(&mut self, extent: &DiskExtent, place: Place, previous: Option<(u64, u64)>) {
+        if let Some((previous, previous_len_bytes)) = previous
+            && previous.saturating_add(previous_len_bytes) > extent.bytenr
+        {
+            self.find(place, DiskFault::OverlapsPrevious { previous, previous_len_bytes });
+        }
+        for key in checks::duplicates(&extent.refs) {
+            self.find(place, DiskFault::DuplicateRef { key });
+        }
+        let total = extent.total_refs;
+        let sum = checks::sum_of_counts(&extent.refs);
+        if self.inline_sum > total {
+            let sum = self.inline_sum;
+            self.find(place, DiskFault::InlineRefsExceedTotal { sum, total });
+        } else if sum != total && !self.is_partial {
+            self.find(place, DiskFault::TotalDiffers { sum, total });
+        }
+    }
+}

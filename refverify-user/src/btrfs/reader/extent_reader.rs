@@ -1,0 +1,433 @@
+//! The state machine that reads the extent tree.
+
+use std::{collections::VecDeque, ops::Range, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    BlockRead, ReaderError, ReaderStep,
+    assemble::Assembler,
+    reads::{Answer, Reads},
+    walk::{Next, TreeWalk},
+};
+use crate::btrfs::{
+    checks::CheckContext,
+    format::{
+        self, BlockFault, BlockPointer, ChunkMap, Key, Leaf, ReadFailure, Superblock,
+        SuperblockError, TreeBlock, item_type, parse_root_item,
+    },
+    objectid,
+};
+
+/// How often in a row a superblock may be unreadable or torn.
+const SUPERBLOCK_TRIES: u32 = 8;
+
+/// How often in a row a block may be bad while every superblock still leads to it.
+const BLOCK_TRIES: u32 = 3;
+
+/// Where the root tree says where the extent tree is.
+const EXTENT_ROOT_KEY: Key =
+    Key { objectid: objectid::EXTENT_TREE, item_type: item_type::ROOT_ITEM, offset: 0 };
+
+/// What the reader is busy with.
+#[derive(Debug)]
+enum Stage {
+    /// Waiting for a superblock; so many were bad.
+    Superblock { tries: u32 },
+    /// The superblock is too old: waiting for [`ExtentReader::retry`].
+    TooOld,
+    /// Reading the chunk tree.
+    Chunks { walk: TreeWalk, chunks: ChunkMap },
+    /// Looking for the extent tree in the root tree.
+    Root { walk: TreeWalk },
+    /// Reading the extent tree.
+    Extents,
+    /// Nothing more to do.
+    Ended,
+}
+
+/// What the chosen superblock led to. Each part is kept, with the pointer that it was read
+/// through, for as long as newer superblocks have the same pointer.
+#[derive(Debug, Default)]
+struct Found {
+    superblock: Option<Arc<Superblock>>,
+    chunks: Option<(BlockPointer, ChunkMap)>,
+    extent_root: Option<(BlockPointer, BlockPointer)>,
+}
+
+/// The block that was bad last.
+#[derive(Debug)]
+struct Suspect {
+    pointer: BlockPointer,
+    /// The superblock's generation when it was bad.
+    generation: u64,
+    /// How often something was bad, without a sign that it was only stale.
+    tries: u32,
+}
+
+/// A reader of the extent tree; see [the module](super).
+#[derive(Debug)]
+pub struct ExtentReader {
+    range: Range<u64>,
+    min_generation: u64,
+    stage: Stage,
+    reads: Reads,
+    found: Found,
+    /// The walk over the extent tree; it goes on when a newer superblock has the same tree.
+    extents: Option<TreeWalk>,
+    assembler: Option<Assembler>,
+    /// Everything of the range below has been told.
+    complete_upto: u64,
+    /// The generation that was told last.
+    told_generation: Option<u64>,
+    suspect: Option<Suspect>,
+    move_on: bool,
+    steps: VecDeque<ReaderStep>,
+}
+
+impl ExtentReader {
+    /// A reader of the extents that begin in `range` (of bytenr), at generation
+    /// `min_generation` or above.
+    pub fn new(range: Range<u64>, min_generation: u64) -> Self {
+        let mut reader = Self {
+            complete_upto: range.start,
+            range,
+            min_generation,
+            stage: Stage::Ended,
+            reads: Reads::default(),
+            found: Found::default(),
+            extents: None,
+            assembler: None,
+            told_generation: None,
+            suspect: None,
+            move_on: false,
+            steps: VecDeque::new(),
+        };
+        reader.read_superblock();
+        reader
+    }
+
+    /// Begins anew with another range. What was read of superblock, chunk tree and root tree
+    /// serves again if it is still current: then this costs one superblock and one path.
+    pub fn restart(&mut self, range: Range<u64>, min_generation: u64) {
+        let fresh = Self::new(range, min_generation);
+        // Ids go on counting: an answer that is still under way must not be mistaken.
+        let mut reads = std::mem::take(&mut self.reads);
+        let found = std::mem::take(&mut self.found);
+        reads.forget_all();
+        *self = Self { reads, found, ..fresh };
+        self.read_superblock();
+    }
+
+    /// The reads that have become wanted since the last call. No more than a window of blocks
+    /// is wanted at a time, however large the tree.
+    ///
+    /// Wait for answers only once [`ExtentReader::next_step`] has said `None` and what this
+    /// returns is being read: then there is always a read under way, save after the end and
+    /// after [`ReaderStep::TooOld`].
+    pub fn poll_requests(&mut self) -> Vec<BlockRead> {
+        self.reads.take_outbox()
+    }
+
+    /// Takes the answer to a read. Answers that nobody waits for are ignored.
+    pub fn answer(&mut self, id: u64, data: Result<Bytes, ReadFailure>) {
+        let answer = self.reads.answer(id, data);
+        self.take_answer(answer);
+    }
+
+    /// What came of the answers so far; `None` until more of them come, and after the end.
+    pub fn next_step(&mut self) -> Option<ReaderStep> {
+        while self.steps.is_empty() {
+            self.request_wanted();
+            if !self.advance() {
+                break;
+            }
+        }
+        self.steps.pop_front()
+    }
+
+    /// Asks for the superblock to be read again at the next border between leaves, and for
+    /// reading to go on at its generation if that is newer.
+    pub fn move_on(&mut self) {
+        self.move_on = true;
+    }
+
+    /// Reads the superblock again after [`ReaderStep::TooOld`].
+    pub fn retry(&mut self) {
+        if matches!(self.stage, Stage::TooOld) {
+            self.read_superblock();
+        }
+    }
+
+    /// The share of the range that is complete, 0 to 1, by the bytes of chunks.
+    #[expect(clippy::cast_precision_loss, reason = "a share needs no 64 bits")]
+    pub fn progress(&self) -> f64 {
+        let Some((_, chunks)) = &self.found.chunks else { return 0.0 };
+        let all = chunks.len_bytes_within(&self.range);
+        let complete = chunks.len_bytes_within(&(self.range.start..self.complete_upto));
+        if all == 0 { 0.0 } else { complete as f64 / all as f64 }
+    }
+
+    fn read_superblock(&mut self) {
+        self.stage = Stage::Superblock { tries: 0 };
+        self.reads.request_superblock();
+    }
+
+    fn request_wanted(&mut self) {
+        let Some(superblock) = &self.found.superblock else { return };
+        let format = superblock.block_format();
+        let (walk, chunks) = match &mut self.stage {
+            // The chunk tree itself is found through the superblock's own chunks.
+            Stage::Chunks { walk, .. } => (walk, &superblock.sys_chunks),
+            Stage::Root { walk } => match &self.found.chunks {
+                Some((_, chunks)) => (walk, chunks),
+                None => return,
+            },
+            Stage::Extents => match (&mut self.extents, &self.found.chunks) {
+                (Some(walk), Some((_, chunks))) => (walk, chunks),
+                _ => return,
+            },
+            Stage::Superblock { .. } | Stage::TooOld | Stage::Ended => return,
+        };
+        for pointer in walk.take_wanted() {
+            let kept = walk.take_kept(&pointer);
+            if let Some(Ok(block)) = kept.map(|data| TreeBlock::check(data, &pointer, &format)) {
+                walk.accept(&pointer, Ok(block));
+                continue;
+            }
+            let mirrors = chunks.copies(pointer.bytenr, format.nodesize);
+            if let Answer::Block(pointer, block) =
+                self.reads.request_block(pointer, format, mirrors)
+            {
+                walk.accept(&pointer, block);
+            }
+        }
+    }
+
+    fn take_answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Nothing => {}
+            Answer::Superblock(data) => self.take_superblock(data),
+            Answer::Block(pointer, block) => match (&mut self.stage, &mut self.extents) {
+                (_, Some(walk)) if pointer.tree == objectid::EXTENT_TREE => {
+                    walk.accept(&pointer, block);
+                }
+                (Stage::Chunks { walk, .. } | Stage::Root { walk }, _) => {
+                    walk.accept(&pointer, block);
+                }
+                _ => {}
+            },
+        }
+    }
+
+    fn take_superblock(&mut self, data: Result<Bytes, ReadFailure>) {
+        let Stage::Superblock { tries } = self.stage else { return };
+        let superblock = match data {
+            Err(failure) => Err(ReaderError::SuperblockUnreadable(failure)),
+            Ok(data) => Superblock::parse(&data).map_err(ReaderError::Superblock),
+        };
+        match superblock {
+            Ok(superblock) => match self.choose(superblock) {
+                Ok(()) => {}
+                Err(error) => self.fail(error),
+            },
+            // The kernel may be writing it at this very moment.
+            Err(
+                ReaderError::SuperblockUnreadable(_)
+                | ReaderError::Superblock(SuperblockError::Checksum),
+            ) if tries < SUPERBLOCK_TRIES => {
+                self.stage = Stage::Superblock { tries: tries + 1 };
+                self.reads.request_superblock();
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Decides whether reading can go on at this superblock, and goes on.
+    fn choose(&mut self, superblock: Superblock) -> Result<(), ReaderError> {
+        if let Some(before) = &self.found.superblock {
+            if before.fsid != superblock.fsid {
+                let (before, now) = (before.fsid, superblock.fsid);
+                return Err(ReaderError::OtherFileSystem { before, now });
+            }
+            if before.generation > superblock.generation {
+                let (before, now) = (before.generation, superblock.generation);
+                return Err(ReaderError::WentBack { before, now });
+            }
+        }
+        format::check(&superblock)?;
+        self.move_on = false;
+        if superblock.generation < self.min_generation {
+            self.stage = Stage::TooOld;
+            self.steps.push_back(ReaderStep::TooOld { generation: superblock.generation });
+            return Ok(());
+        }
+        self.found.superblock = Some(Arc::new(superblock));
+        self.go_on();
+        Ok(())
+    }
+
+    /// Enters the first stage whose outcome the chosen superblock does not share with the one
+    /// before: copy-on-write means that an equal pointer leads to an equal tree.
+    fn go_on(&mut self) {
+        let Some(superblock) = self.found.superblock.clone() else { return };
+        let chunk_root = superblock.chunk_root_pointer();
+        if self.found.chunks.as_ref().is_none_or(|(root, _)| *root != chunk_root) {
+            self.reads.forget_tree(objectid::CHUNK_TREE);
+            let all = Key::first_of(0)..Key { objectid: u64::MAX, item_type: 0, offset: 0 };
+            let walk = TreeWalk::new(chunk_root, all);
+            self.stage = Stage::Chunks { walk, chunks: ChunkMap::default() };
+            return;
+        }
+        let root = superblock.root_pointer();
+        match self.found.extent_root {
+            Some((found_in, extent_root)) if found_in == root => {
+                self.go_on_with_extents(superblock, extent_root);
+            }
+            _ => {
+                self.reads.forget_tree(objectid::ROOT_TREE);
+                let after = Key { offset: 1, ..EXTENT_ROOT_KEY };
+                self.stage = Stage::Root { walk: TreeWalk::new(root, EXTENT_ROOT_KEY..after) };
+            }
+        }
+    }
+
+    fn go_on_with_extents(&mut self, superblock: Arc<Superblock>, root: BlockPointer) {
+        let context = CheckContext::from(&*superblock);
+        let assembler = self.assembler.get_or_insert_with(|| Assembler::new(context));
+        if self.extents.as_ref().is_some_and(|walk| walk.root() == root) {
+            assembler.keep_on(context);
+        } else {
+            assembler.move_on(context);
+            self.reads.forget_tree(objectid::EXTENT_TREE);
+            let unread = Key::first_of(self.complete_upto)..Key::first_of(self.range.end);
+            self.extents = Some(TreeWalk::after(self.extents.take(), root, unread));
+        }
+        self.stage = Stage::Extents;
+        let generation = superblock.generation;
+        if self.told_generation.replace(generation) != Some(generation) {
+            let from_bytenr = self.complete_upto;
+            self.steps.push_back(ReaderStep::Generation { generation, from_bytenr, superblock });
+        }
+    }
+
+    /// Takes the next block from left to right. False when there is none yet.
+    fn advance(&mut self) -> bool {
+        if matches!(self.stage, Stage::Extents) && self.move_on {
+            self.read_superblock();
+        }
+        let next = match (&mut self.stage, &mut self.extents) {
+            (Stage::Chunks { walk, .. } | Stage::Root { walk }, _)
+            | (Stage::Extents, Some(walk)) => walk.next(),
+            _ => return false,
+        };
+        let taken = match next {
+            Next::Waiting => return false,
+            Next::Leaf(leaf) => self.take_leaf(&leaf),
+            Next::Bad(pointer, faults) => self.take_bad(pointer, faults),
+            Next::End => self.take_end(),
+        };
+        if let Err(error) = taken {
+            self.fail(error);
+        }
+        true
+    }
+
+    fn take_leaf(&mut self, leaf: &Leaf) -> Result<(), ReaderError> {
+        let Some(superblock) = &self.found.superblock else { return Ok(()) };
+        let (generation, sectorsize) = (superblock.generation, superblock.sectorsize);
+        match &mut self.stage {
+            Stage::Chunks { chunks, .. } => leaf
+                .items()
+                .filter(|item| item.key.item_type == item_type::CHUNK_ITEM)
+                .try_for_each(|item| chunks.insert(item.key, item.body, sectorsize))
+                .map_err(|reason| ReaderError::Chunk { generation, reason }),
+            Stage::Root { walk } => {
+                let found_in = walk.root();
+                let Some(item) = leaf.items().find(|item| item.key == EXTENT_ROOT_KEY) else {
+                    return Ok(());
+                };
+                let root = parse_root_item(objectid::EXTENT_TREE, item.body, sectorsize)
+                    .map_err(|reason| ReaderError::RootItem { generation, reason })?;
+                self.found.extent_root = Some((found_in, root));
+                Ok(())
+            }
+            Stage::Extents => {
+                self.take_extent_leaf(leaf, generation);
+                Ok(())
+            }
+            Stage::Superblock { .. } | Stage::TooOld | Stage::Ended => Ok(()),
+        }
+    }
+
+    fn take_extent_leaf(&mut self, leaf: &Leaf, generation: u64) {
+        let (Some(walk), Some(assembler)) = (&self.extents, &mut self.assembler) else { return };
+        for item in leaf.items().filter(|item| walk.range().contains(&item.key)) {
+            assembler.add(leaf.bytenr(), &item, &mut self.steps);
+        }
+        self.suspect = None;
+        if let Some(upto_bytenr) = assembler.open_bytenr().filter(|&open| open > self.complete_upto)
+        {
+            self.complete_upto = upto_bytenr;
+            self.steps.push_back(ReaderStep::Complete { upto_bytenr, generation });
+        }
+    }
+
+    /// A block is not what its pointer says. If it was freed and used again, then there is a
+    /// newer superblock, and it no longer leads to that block.
+    fn take_bad(
+        &mut self,
+        pointer: BlockPointer,
+        faults: Vec<BlockFault>,
+    ) -> Result<(), ReaderError> {
+        let generation = self.found.superblock.as_ref().map_or(0, |sb| sb.generation);
+        let tries = match &self.suspect {
+            Some(last) if last.generation == generation || last.pointer.is_same_block(&pointer) => {
+                last.tries + 1
+            }
+            _ => 1,
+        };
+        if tries > BLOCK_TRIES {
+            return Err(ReaderError::BadBlock { pointer, faults });
+        }
+        self.suspect = Some(Suspect { pointer, generation, tries });
+        if let Some(walk) = &mut self.extents {
+            walk.retry_bad();
+        }
+        self.read_superblock();
+        Ok(())
+    }
+
+    fn take_end(&mut self) -> Result<(), ReaderError> {
+        let generation = self.found.superblock.as_ref().map_or(0, |sb| sb.generation);
+        match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Chunks { walk, chunks } => {
+                chunks.check_profiles()?;
+                self.found.chunks = Some((walk.root(), chunks));
+                self.go_on();
+            }
+            Stage::Root { walk } => {
+                let found = self.found.extent_root.filter(|(found_in, _)| *found_in == walk.root());
+                found.ok_or(ReaderError::NoExtentTree { generation })?;
+                self.go_on();
+            }
+            Stage::Extents => {
+                if let Some(assembler) = &mut self.assembler {
+                    assembler.close(&mut self.steps);
+                }
+                let upto_bytenr = self.range.end;
+                self.complete_upto = upto_bytenr;
+                self.steps.push_back(ReaderStep::Complete { upto_bytenr, generation });
+                self.steps.push_back(ReaderStep::Done { generation });
+            }
+            Stage::Superblock { .. } | Stage::TooOld | Stage::Ended => {}
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, error: ReaderError) {
+        self.stage = Stage::Ended;
+        self.reads.forget_all();
+        self.steps.push_back(ReaderStep::Failed(error));
+    }
+}

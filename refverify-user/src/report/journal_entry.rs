@@ -1,0 +1,95 @@
+//! Which fields a journal entry has. `docs/journal.md` lists them for users.
+
+use super::{
+    journal::Entry,
+    label::Label,
+    sentence::sentence,
+    text,
+    watched::{Name, Watched},
+};
+use crate::{
+    btrfs::RefKey,
+    feed::{Change, Event, FsSlot},
+    verify::{Cause, Finding, Notice},
+};
+
+/// What journalctl shows as the program's name.
+const SYSLOG_IDENTIFIER: &str = "refverify-monitor";
+
+/// A finding, whole.
+pub(super) fn finding(finding: &Finding, label: Label, watched: &Watched) -> Entry {
+    let name = watched.name(finding.fs);
+    let device = watched.device(finding.fs);
+    let message = format!("{device}: {}: {}", finding.kind, sentence(finding));
+    let mut entry = entry(label, &message);
+    entry.field("REFVERIFY_KIND", finding.kind.name());
+    identity(&mut entry, &name);
+    entry.field("REFVERIFY_BYTENR", &finding.bytenr().to_string());
+    match &finding.cause {
+        Cause::Event(event) => cause(&mut entry, event, finding),
+        Cause::Disk { generation, .. } => {
+            entry.field("REFVERIFY_TRANSID", &generation.to_string());
+        }
+    }
+    entry.field("REFVERIFY_DUMP", &text::finding(finding, &name));
+    entry
+}
+
+/// Any other notice: its line, and the file system it is about.
+pub(super) fn life_cycle(notice: &Notice, label: Label, line: &str, watched: &Watched) -> Entry {
+    let mut entry = entry(label, line);
+    if let Some(fs) = slot(notice) {
+        identity(&mut entry, &watched.name(fs));
+    }
+    entry
+}
+
+fn entry(label: Label, message: &str) -> Entry {
+    let mut entry = Entry::default();
+    entry.field("MESSAGE", message);
+    entry.field("PRIORITY", &(label.priority as u8).to_string());
+    entry.field("MESSAGE_ID", &label.message_id.simple().to_string());
+    entry.field("SYSLOG_IDENTIFIER", SYSLOG_IDENTIFIER);
+    entry
+}
+
+fn identity(entry: &mut Entry, name: &Name) {
+    entry.field("REFVERIFY_DEVICE", &name.device);
+    if let Some(fsid) = name.fsid {
+        entry.field("REFVERIFY_FSID", &fsid.to_string());
+    }
+}
+
+fn cause(entry: &mut Entry, event: &Event, finding: &Finding) {
+    entry.field("REFVERIFY_TRANSID", &event.transid.to_string());
+    if let Change::Ref { key: RefKey { root, parent, owner, offset }, .. } = event.change {
+        entry.field("REFVERIFY_ROOT", &root.to_string());
+        entry.field("REFVERIFY_OWNER", &owner.to_string());
+        entry.field("REFVERIFY_OFFSET", &offset.to_string());
+        entry.field("REFVERIFY_PARENT", &parent.to_string());
+    }
+    entry.field("REFVERIFY_PID", &event.pid.to_string());
+    entry.field("REFVERIFY_COMM", &event.comm.to_string());
+    if !event.stack.is_empty() {
+        let mut stack = String::new();
+        text::stack(&mut stack, &event.stack, &finding.symbols);
+        entry.field("REFVERIFY_STACK", stack.trim_end_matches('\n'));
+    }
+}
+
+/// The file system that a notice is about, if it is about one.
+fn slot(notice: &Notice) -> Option<FsSlot> {
+    match notice {
+        Notice::WaitingForMount { fs }
+        | Notice::Mounted { fs, .. }
+        | Notice::WaitingForCommit { fs, .. }
+        | Notice::Seeding { fs, .. }
+        | Notice::Seeded { fs, .. }
+        | Notice::Blind { fs, .. }
+        | Notice::Aborted { fs, .. }
+        | Notice::Refused { fs, .. }
+        | Notice::Unmounted { fs } => Some(*fs),
+        Notice::Finding(finding) => Some(finding.fs),
+        Notice::Started(_) | Notice::Dump(_) | Notice::Summary(_) => None,
+    }
+}

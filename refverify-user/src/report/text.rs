@@ -1,0 +1,114 @@
+//! A finding as text for people, in a form that can be pasted into a mail to the list.
+//!
+//! Stack lines are a space, then `symbol+0x1a/0x2b0 [module]`, as the kernel's own traces
+//! are: `scripts/decode_stacktrace.sh` of the kernel's sources turns them into lines of code
+//! and leaves the rest as it is.
+
+use std::fmt::Write;
+
+use super::{printable::Printable, sentence::sentence, watched::Name};
+use crate::{
+    btrfs::ExtentKind,
+    feed::{Change, Event},
+    verify::{ActionRecord, Cause, ExtentDump, Finding, Symbols},
+};
+
+/// The whole finding, ending in a line break.
+pub(super) fn finding(finding: &Finding, name: &Name) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "{}: {}", finding.kind, sentence(finding));
+    let _ = writeln!(out, "{}", file_system(name));
+    match &finding.extent {
+        Some(dump) => extent(&mut out, dump, &finding.symbols),
+        None => {
+            let _ = writeln!(out, "no extent is known at {}", finding.bytenr());
+        }
+    }
+    if let Cause::Event(event) = &finding.cause {
+        culprit(&mut out, event, &finding.symbols);
+    }
+    out
+}
+
+fn file_system(name: &Name) -> String {
+    let device = Printable(&name.device);
+    match name.fsid {
+        Some(fsid) => format!("device {device} fsid {fsid}"),
+        None => format!("device {device}"),
+    }
+}
+
+/// `data`, or `tree level 0`.
+pub(super) fn kind_words(kind: ExtentKind) -> String {
+    match kind {
+        ExtentKind::Data => "data".to_owned(),
+        ExtentKind::TreeBlock { level } => format!("tree level {level}"),
+    }
+}
+
+fn extent(out: &mut String, dump: &ExtentDump, symbols: &Symbols) {
+    let origin = match dump.from_disk {
+        Some(generation) => format!("read from disk at generation {generation}"),
+        None => "allocation seen".to_owned(),
+    };
+    let ExtentDump { bytenr, len_bytes, kind, total_refs, .. } = dump;
+    let kind = kind_words(*kind);
+    let _ = writeln!(out, "extent {bytenr} len {len_bytes} {kind} refs {total_refs}, {origin}");
+    for (key, count) in &dump.refs {
+        let _ = writeln!(out, "  ref {key} count {count}");
+    }
+    for (root, count) in &dump.roots {
+        let _ = writeln!(out, "  root {root} count {count}");
+    }
+    history(out, dump, symbols);
+}
+
+fn history(out: &mut String, dump: &ExtentDump, symbols: &Symbols) {
+    if dump.actions.is_empty() {
+        let _ = writeln!(out, "no action on it was seen before this one");
+    } else {
+        let _ = writeln!(out, "actions on it, oldest first:");
+    }
+    for (position, record) in dump.actions.iter().enumerate() {
+        action(out, record, symbols);
+        if position == 0 && dump.actions_given_up > 0 {
+            let given_up = dump.actions_given_up;
+            let _ = writeln!(out, "({given_up} later actions were given up to bound memory)");
+        }
+    }
+}
+
+fn action(out: &mut String, record: &ActionRecord, symbols: &Symbols) {
+    let ActionRecord { action, key, transid, time_ns, pid, tid, comm, .. } = record;
+    let time = seconds(*time_ns);
+    let _ =
+        writeln!(out, "{action} {key} transid {transid} time {time} by {comm}[{pid}] tid {tid}");
+    stack(out, &record.stack, symbols);
+}
+
+fn culprit(out: &mut String, event: &Event, symbols: &Symbols) {
+    let Event { transid, cpu, pid, tid, comm, .. } = event;
+    let time = seconds(event.time_ns);
+    let deed = match event.change {
+        Change::Ref { action, key, .. } => format!("{action} {key}"),
+        Change::RemoveGroup { start, len_bytes } => {
+            format!("REMOVE_BLOCK_GROUP start {start} len {len_bytes}")
+        }
+    };
+    let _ = writeln!(out, "the action that is wrong:");
+    let _ =
+        writeln!(out, "{deed} transid {transid} time {time} by {comm}[{pid}] tid {tid} cpu {cpu}");
+    stack(out, &event.stack, symbols);
+}
+
+/// A stack, one line for each frame, innermost first.
+pub(super) fn stack(out: &mut String, addresses: &[u64], symbols: &Symbols) {
+    for &address in addresses {
+        let _ = writeln!(out, " {}", Printable(symbols.text(address)));
+    }
+}
+
+/// Nanoseconds as seconds with all their digits.
+fn seconds(time_ns: u64) -> String {
+    format!("{}.{:09}", time_ns / 1_000_000_000, time_ns % 1_000_000_000)
+}

@@ -1,0 +1,51 @@
+//! Names of the watched file systems, learned from the notices as they pass.
+
+use uuid::Uuid;
+
+use super::printable::Printable;
+use crate::{feed::FsSlot, verify::Notice};
+
+/// What a report calls each watched file system.
+#[derive(Debug, Default)]
+pub(super) struct Watched {
+    names: Vec<Name>,
+}
+
+/// A file system as reports name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Name {
+    /// The device as the user gave it: [`Printable`] where a terminal may read it.
+    pub(super) device: String,
+    /// The fsid on disk; `None` until it was read.
+    pub(super) fsid: Option<Uuid>,
+}
+
+impl Watched {
+    /// Learns what a notice says of names.
+    pub(super) fn observe(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Started(hello) => {
+                let name =
+                    |device: &String| Name { device: Printable(device).to_string(), fsid: None };
+                self.names = hello.devices.iter().map(name).collect();
+            }
+            Notice::Seeding { fs, fsid, .. } => {
+                if let Some(name) = self.names.get_mut(fs.0 as usize) {
+                    name.fsid = Some(*fsid);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The device of a slot, for a line of text.
+    pub(super) fn device(&self, fs: FsSlot) -> String {
+        Printable(&self.name(fs).device).to_string()
+    }
+
+    /// The names of a slot; one that was never announced is called by its number.
+    pub(super) fn name(&self, fs: FsSlot) -> Name {
+        let unknown = || Name { device: format!("file system {}", fs.0), fsid: None };
+        self.names.get(fs.0 as usize).cloned().unwrap_or_else(unknown)
+    }
+}

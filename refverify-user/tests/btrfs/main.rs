@@ -1,0 +1,13 @@
+//! The reader of the extent tree against real images, moving ones and broken ones.
+
+#[path = "../support/dump_tree.rs"]
+mod dump_tree;
+
+mod hazards;
+mod image;
+mod living;
+mod moving;
+mod privileged;
+mod random_bytes;
+mod real_images;
+mod synthetic;

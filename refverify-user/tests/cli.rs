@@ -1,0 +1,84 @@
+//! The command line as a user meets it: help, and one sentence for each mistake.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+fn monitor(arguments: &[&str]) -> Output {
+    let program = env!("CARGO_BIN_EXE_refverify-monitor");
+    Command::new(program).args(arguments).env_remove("JOURNAL_STREAM").output().unwrap()
+}
+
+/// What a mistake leads to: nothing on stdout, status 1, one line on stderr.
+fn mistake(arguments: &[&str]) -> String {
+    let output = monitor(arguments);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    said.strip_prefix("refverify-monitor: ").expect("the program's name first").trim().to_owned()
+}
+
+#[test]
+fn help_explains_options_examples_and_exit_status() {
+    let output = monitor(&["--help"]);
+    assert!(output.status.success());
+    let help = String::from_utf8(output.stdout).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1") {
+        fs::write(&path, &help).unwrap();
+    }
+    let golden = fs::read_to_string(&path).unwrap_or_default();
+    assert!(golden == help, "help differs from tests/golden/help.txt:\n{help}");
+}
+
+#[test]
+fn each_option_of_the_help_is_in_the_readme() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = fs::read_to_string(readme).unwrap();
+    for argument in refverify_user::cli::command().get_arguments() {
+        let Some(long) = argument.get_long() else { continue };
+        if !["help", "version"].contains(&long) {
+            assert!(readme.contains(&format!("`--{long}")), "README.md lacks --{long}");
+        }
+    }
+}
+
+#[test]
+fn no_device_is_one_sentence() {
+    assert_eq!(
+        mistake(&[]),
+        "the following required arguments were not provided: <DEVICE>...; \
+         see refverify-monitor --help"
+    );
+}
+
+#[test]
+fn an_unknown_option_is_one_sentence() {
+    let said = mistake(&["--frobnicate", "/dev/null"]);
+    assert!(said.starts_with("unexpected argument '--frobnicate' found; see"), "{said}");
+}
+
+#[test]
+fn a_ring_buffer_that_the_kernel_would_refuse_is_one_sentence() {
+    for size in ["0", "3", "2048", "-1", "many", ""] {
+        let said = mistake(&[&format!("--ring-mib={size}"), "/dev/null"]);
+        assert!(said.contains("power of two from 1 to 1024"), "{size}: {said}");
+    }
+}
+
+#[test]
+fn a_wrong_answer_to_violations_names_the_right_ones() {
+    let said = mistake(&["--on-violation", "panic", "/dev/null"]);
+    assert!(said.contains("report") && said.contains("stop"), "{said}");
+}
+
+#[test]
+fn what_is_no_block_device_is_named() {
+    let said = mistake(&["/dev/null"]);
+    assert!(said.contains("/dev/null"), "{said}");
+    let said = mistake(&["/nonexistent"]);
+    assert!(said.contains("/nonexistent"), "{said}");
+}

@@ -1,0 +1,277 @@
+//! The verifier in a simulated world: a file system that commits while its extent tree is
+//! read, a ring buffer that is drained late, and a device that answers out of order.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use refverify_user::{
+    btrfs::{ExtentKind, RefKey},
+    feed::{
+        BlockAnswer, BlockRequest, Event, FsSlot, Hello, HookMode, Loss, LossSource, Mount,
+        ToAgent, ToVerifier,
+    },
+    verify::{Finding, FsState, Notice, Outbox, Summary, Verifier, VerifierConfig},
+};
+
+use super::{
+    image::{Extent, Image, Trees},
+    model::{Model, Rng},
+};
+
+/// The whole of it.
+pub(crate) struct World {
+    /// The seed's numbers.
+    pub(crate) rng: Rng,
+    /// The file system.
+    pub(crate) model: Model,
+    image: Image,
+    /// What the disk has wrong: this reference of this extent is not written.
+    pub(crate) missing_on_disk: Option<(u64, RefKey)>,
+    commit: Option<Commit>,
+    /// Messages that the agent has not drained.
+    ring: VecDeque<ToVerifier>,
+    /// Events dropped from the ring since the last drain.
+    lost: u64,
+    /// Reads that are under way.
+    reads: Vec<BlockRequest>,
+    verifier: Verifier,
+    armed: bool,
+    /// Everything that was told.
+    pub(crate) notices: Vec<Notice>,
+    time_ns: u64,
+}
+
+/// A commit that is under way.
+struct Commit {
+    transid: u64,
+    /// Extents as of its end.
+    extents: BTreeMap<u64, Extent>,
+    written: Option<Trees>,
+}
+
+const FS: FsSlot = FsSlot(0);
+
+impl World {
+    /// A file system with some extents, committed, and nobody watching.
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut world = Self {
+            rng: Rng(seed),
+            model: Model::new(7),
+            image: Image::new(),
+            missing_on_disk: None,
+            commit: None,
+            ring: VecDeque::new(),
+            lost: 0,
+            reads: Vec::new(),
+            verifier: Verifier::new(VerifierConfig::default()),
+            armed: false,
+            notices: Vec::new(),
+            time_ns: 0,
+        };
+        for _ in 0..1500 {
+            world.change();
+        }
+        world.commit_now();
+        world
+    }
+
+    /// One random change of the file system.
+    pub(crate) fn change(&mut self) {
+        if let Some(event) = self.model.step(&mut self.rng) {
+            self.emit(event);
+        }
+    }
+
+    /// Puts an event into the ring buffer, if it is there.
+    pub(crate) fn emit(&mut self, event: Event) {
+        self.push(ToVerifier::Events(vec![event]));
+    }
+
+    /// Puts any message into the ring buffer, if it is there.
+    pub(crate) fn push(&mut self, message: ToVerifier) {
+        if self.armed {
+            self.ring.push_back(message);
+        }
+    }
+
+    /// The ring buffer overflows: the newest records in it are gone.
+    pub(crate) fn lose(&mut self, records: usize) {
+        for _ in 0..records {
+            if matches!(self.ring.back(), Some(ToVerifier::Events(_))) {
+                self.ring.pop_back();
+                self.lost += 1;
+            }
+        }
+    }
+
+    /// Arms the hooks and tells the verifier; what runs now may have been missed in part.
+    pub(crate) fn attach(&mut self) {
+        self.armed = true;
+        self.tell(ToVerifier::Hello(Hello {
+            kernel_release: "simulated".into(),
+            mode: HookMode::Kprobes,
+            hooks: Vec::new(),
+            unseen: Vec::new(),
+            devices: vec!["/dev/simulated".into()],
+        }));
+        self.tell(ToVerifier::Mount(Mount {
+            fs: FS,
+            device: "/dev/simulated".into(),
+            first_usable_generation: self.model.transid,
+        }));
+    }
+
+    /// One step of the world: mostly changes; now and then commits, drains and reads.
+    pub(crate) fn step(&mut self) {
+        match self.rng.below(20) {
+            0..12 => self.change(),
+            12..14 => self.commit_some(),
+            14..17 => self.drain(),
+            _ => self.answer_one(),
+        }
+    }
+
+    fn commit_some(&mut self) {
+        match self.commit.take() {
+            None => self.begin_commit(),
+            Some(commit) => self.go_on(commit),
+        }
+    }
+
+    fn begin_commit(&mut self) {
+        self.commit =
+            Some(Commit { transid: self.model.transid, extents: self.on_disk(), written: None });
+        self.model.transid += 1;
+    }
+
+    fn go_on(&mut self, mut commit: Commit) {
+        match commit.written.take() {
+            None => {
+                commit.written = Some(self.image.write_trees(commit.transid, &commit.extents));
+                self.commit = Some(commit);
+            }
+            Some(root) => {
+                self.image.write_superblock(&root);
+                self.push(ToVerifier::Commit { fs: FS, transid: commit.transid });
+                self.model.durable(commit.transid);
+            }
+        }
+    }
+
+    /// The extents as they will be written, with what is planted.
+    fn on_disk(&self) -> BTreeMap<u64, Extent> {
+        let mut extents = self.model.extents.clone();
+        if let Some((bytenr, key)) = &self.missing_on_disk
+            && let Some(extent) = extents.get_mut(bytenr)
+        {
+            extent.refs.remove(key);
+        }
+        extents
+    }
+
+    /// Ends the commit that is under way, and makes another.
+    pub(crate) fn commit_now(&mut self) {
+        while self.commit.is_some() {
+            self.commit_some();
+        }
+        for _ in 0..3 {
+            self.commit_some();
+        }
+    }
+
+    /// The agent drains the ring buffer, wholly, as it does.
+    pub(crate) fn drain(&mut self) {
+        while let Some(message) = self.ring.pop_front() {
+            self.tell(message);
+        }
+        if self.lost > 0 {
+            let count = std::mem::take(&mut self.lost);
+            self.tell(ToVerifier::Loss(Loss { fs: None, source: LossSource::RingBuffer, count }));
+        }
+        self.tell(ToVerifier::Drained);
+        self.time_ns += 100_000_000;
+        self.tell(ToVerifier::Tick { time_ns: self.time_ns });
+    }
+
+    fn answer_one(&mut self) {
+        if self.reads.is_empty() {
+            return;
+        }
+        let read = self.rng.pick(&self.reads);
+        self.reads.retain(|other| other.id != read.id);
+        let data = self.image.read(read.offset, read.len_bytes as usize);
+        self.tell(ToVerifier::Block(BlockAnswer { fs: FS, id: read.id, data: Ok(data.into()) }));
+    }
+
+    fn tell(&mut self, message: ToVerifier) {
+        let mut out = Outbox::default();
+        self.verifier.handle(message, &mut out);
+        self.notices.append(&mut out.notices);
+        for request in out.requests {
+            match request {
+                ToAgent::Read(read) => self.reads.push(read),
+                ToAgent::Symbolise(_) | ToAgent::Stop => {}
+            }
+        }
+    }
+
+    /// Lets everything come to rest: commits, drains, and answers all reads.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..4 {
+            self.commit_now();
+            self.drain();
+            while !self.reads.is_empty() {
+                self.answer_one();
+            }
+        }
+        self.drain();
+    }
+
+    /// The file system goes, and everything about it is drained.
+    pub(crate) fn unmount(&mut self) {
+        self.push(ToVerifier::Unmount { fs: FS });
+        self.drain();
+    }
+
+    /// Ends the run.
+    pub(crate) fn finish(&mut self) -> Summary {
+        self.tell(ToVerifier::Bye);
+        match self.notices.last() {
+            Some(Notice::Summary(summary)) => summary.clone(),
+            other => panic!("the last notice is a summary, not {other:?}"),
+        }
+    }
+
+    /// The findings so far.
+    pub(crate) fn findings(&self) -> Vec<&Finding> {
+        fn finding(notice: &Notice) -> Option<&Finding> {
+            match notice {
+                Notice::Finding(finding) => Some(finding),
+                _ => None,
+            }
+        }
+        self.notices.iter().filter_map(finding).collect()
+    }
+
+    /// Where the ledger stands, and what is in it.
+    pub(crate) fn ledger(&mut self) -> (FsState, String) {
+        self.tell(ToVerifier::DumpWanted);
+        let Some(Notice::Dump(text)) = self.notices.pop() else { panic!("a dump was asked for") };
+        let (header, rest) = text.split_once('\n').expect("a header line");
+        let live = header.contains(" state live ");
+        let body = rest.strip_suffix("end\n").expect("a last line").to_owned();
+        (if live { FsState::Live } else { FsState::Seeding }, body)
+    }
+
+    /// An extent with at least two references, and one of these.
+    pub(crate) fn shared_data_extent(&mut self) -> Option<(u64, RefKey)> {
+        let shared = |extent: &Extent| extent.kind == ExtentKind::Data && extent.refs.len() > 1;
+        let found: Vec<(u64, RefKey)> = self
+            .model
+            .extents
+            .iter()
+            .filter(|(_, extent)| shared(extent))
+            .filter_map(|(&bytenr, extent)| Some((bytenr, *extent.refs.keys().next()?)))
+            .collect();
+        (!found.is_empty()).then(|| self.rng.pick(&found))
+    }
+}

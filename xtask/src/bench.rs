@@ -1,0 +1,41 @@
+//! `cargo xtask bench`: measures, and prints a table.
+
+use std::{env, process::ExitCode};
+
+use anyhow::Result;
+
+use crate::{
+    build,
+    command::show_and_run,
+    machine::{self, as_root},
+    setup,
+};
+
+/// Arguments of the verb.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    bench: Option<Bench>,
+}
+
+#[derive(clap::Subcommand)]
+enum Bench {
+    /// The whole path on this machine's kernel: events per second, and what they cost (default)
+    Path,
+}
+
+/// Runs the benchmark.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    match args.bench {
+        None | Some(Bench::Path) => path(),
+    }
+}
+
+fn path() -> Result<ExitCode> {
+    setup::run()?;
+    let monitor = build::monitor()?;
+    let mut command = as_root(env::current_exe()?);
+    command.args(["live", "bench-path", "--monitor"]).arg(monitor);
+    show_and_run(command.env("PATH", machine::path_with_system_dirs()))?;
+    Ok(ExitCode::SUCCESS)
+}

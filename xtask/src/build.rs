@@ -1,0 +1,37 @@
+//! Builds what the scenarios run.
+
+use std::{env, ffi::OsString, path::PathBuf, process::Command};
+
+use anyhow::Result;
+
+use crate::{
+    command::show_and_run,
+    setup::{STATIC_TARGET, linker_dir},
+    workspace,
+};
+
+/// The monitor as a static release binary: the same file runs here and in every VM.
+pub(crate) fn monitor() -> Result<PathBuf> {
+    let args = ["build", "--quiet", "--release", "-p", "refverify-user", "--target", STATIC_TARGET];
+    show_and_run(&mut cargo(&args))?;
+    Ok(workspace::target().join(STATIC_TARGET).join("release/refverify-monitor"))
+}
+
+/// This program as a static binary: the init of a VM.
+pub(crate) fn static_xtask() -> Result<PathBuf> {
+    show_and_run(&mut cargo(&["build", "--quiet", "-p", "xtask", "--target", STATIC_TARGET]))?;
+    Ok(workspace::target().join(STATIC_TARGET).join("debug/xtask"))
+}
+
+/// Cargo in the workspace, with the eBPF linker on PATH.
+pub(crate) fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new("cargo");
+    command.args(args).current_dir(workspace::root()).env("PATH", path_with_linker());
+    command
+}
+
+fn path_with_linker() -> OsString {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let dirs = std::iter::once(linker_dir()).chain(env::split_paths(&path));
+    env::join_paths(dirs).expect("each comes from a PATH")
+}

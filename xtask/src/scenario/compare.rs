@@ -1,0 +1,86 @@
+//! The comparison that everything here rests on: the file system is frozen, which commits,
+//! and the ledger must then equal the extent tree on disk, reference by reference.
+
+use std::{fs::File, os::unix::fs::FileExt, path::Path};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{
+    monitor::{Monitor, of_type},
+    oracle::{self, Extents},
+    scratch::Scratch,
+};
+use crate::command::run;
+
+/// Differences that an error message shows, at most.
+const SHOWN_MAX: usize = 20;
+
+/// A frozen file system; thawed when dropped.
+pub(crate) struct Frozen<'a> {
+    mount_name: &'a str,
+}
+
+impl<'a> Frozen<'a> {
+    /// Freezes it. No balance may be running: its ioctl holds off a freeze.
+    pub(crate) fn freeze(scratch: &'a Scratch) -> Result<Self> {
+        run("fsfreeze", &["--freeze", scratch.mount_name()])?;
+        Ok(Self { mount_name: scratch.mount_name() })
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = run("fsfreeze", &["--unfreeze", self.mount_name]) {
+            println!("cannot thaw: {error:#}");
+        }
+    }
+}
+
+/// What is on the device: the superblock's generation and the extent tree.
+pub(crate) struct OnDisk {
+    pub(crate) generation: u64,
+    pub(crate) extents: Extents,
+}
+
+/// Reads a device whose file system is frozen or unmounted.
+pub(crate) fn read_disk(device: &Path) -> Result<OnDisk> {
+    let name = device.to_str().context("a device's name is not UTF-8")?;
+    // The kernel wrote past the page cache of the device that all readers here go through.
+    run("blockdev", &["--flushbufs", name])?;
+    let mut superblock = [0; 4096];
+    File::open(device)?.read_exact_at(&mut superblock, 64 << 10)?;
+    let generation = u64::from_le_bytes(superblock[72..80].try_into()?);
+    let node_len_bytes = u32::from_le_bytes(superblock[148..152].try_into()?);
+    let text = run("btrfs", &["inspect-internal", "dump-tree", "-t", "extent", name])?;
+    Ok(OnDisk { generation, extents: oracle::parse_dump_tree(&text, node_len_bytes.into())? })
+}
+
+/// Compares while the caller keeps the file system frozen. Gives the number of extents.
+pub(crate) fn compare(scratch: &Scratch, monitor: &mut Monitor) -> Result<usize> {
+    let ledger = oracle::parse_ledger(&monitor.dump_ledger()?)?;
+    let disk = read_disk(&scratch.device)?;
+    ensure!(
+        ledger.state == "live",
+        "the ledger's state is {}; the monitor said: {:?}",
+        ledger.state,
+        of_type(&monitor.lines(), &ledger.state)
+    );
+    ensure!(
+        ledger.generation == disk.generation,
+        "the ledger's generation is {}, the superblock's {}",
+        ledger.generation,
+        disk.generation
+    );
+    let differences = oracle::differences(&disk.extents, &ledger.extents);
+    if !differences.is_empty() {
+        let shown = &differences[..differences.len().min(SHOWN_MAX)];
+        bail!(
+            "at generation {}, {} of {} extents differ:\n  {}",
+            disk.generation,
+            differences.len(),
+            disk.extents.len(),
+            shown.join("\n  ")
+        );
+    }
+    Ok(disk.extents.len())
+}

@@ -1,0 +1,81 @@
+//! Honest file systems: nothing is found, nothing lost, and the ledger equals the disk.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    Outcome, Place,
+    compare::{Frozen, compare},
+    monitor::Monitor,
+    scratch::Scratch,
+    workload::{Balances, Workload},
+};
+
+/// Times that ledger and disk are compared.
+const COMPARISONS: u64 = 4;
+
+/// Operations of the workload before each comparison.
+const OPERATIONS: u64 = 800;
+
+/// Events that a run must have seen to count.
+const EVENTS_MIN: u64 = 50_000;
+
+/// How long the operations before one comparison may take, under emulation too.
+const LIMIT: Duration = Duration::from_secs(400);
+
+/// The monitor is there before the mount.
+pub(super) fn attached_before(place: &Place) -> Result<Outcome> {
+    let mut scratch = Scratch::new(place, 3 << 30)?;
+    scratch.mkfs(&[])?;
+    let mut monitor = Monitor::start(place, scratch.device_name(), &[])?;
+    scratch.mount()?;
+    monitor.wait_for("mounted")?;
+    let workload = Workload::start(&scratch.mount_point, 1, Balances::Running)?;
+    watch(monitor, &mut scratch, workload)
+}
+
+/// The monitor comes in the middle of the work.
+pub(super) fn attached_midway(place: &Place) -> Result<Outcome> {
+    let mut scratch = Scratch::new(place, 3 << 30)?;
+    scratch.mkfs(&[])?;
+    scratch.mount()?;
+    let mut workload = Workload::start(&scratch.mount_point, 2, Balances::Running)?;
+    workload.work(OPERATIONS, LIMIT)?;
+    let monitor = Monitor::start(place, scratch.device_name(), &[])?;
+    watch(monitor, &mut scratch, workload)
+}
+
+fn watch(mut monitor: Monitor, scratch: &mut Scratch, mut workload: Workload) -> Result<Outcome> {
+    let start = Instant::now();
+    let seeded = monitor.wait_for("seeded")?;
+    println!("seeded after {:.1} s: {seeded}", start.elapsed().as_secs_f64());
+    for number in 1..=COMPARISONS {
+        workload.work(OPERATIONS, LIMIT)?;
+        workload.pause_balance()?;
+        let frozen = Frozen::freeze(scratch)?;
+        let extents = compare(scratch, &mut monitor)
+            .with_context(|| format!("comparison {number} of {COMPARISONS}"))?;
+        drop(frozen);
+        workload.resume_balance();
+        println!("comparison {number}: all {extents} extents are equal");
+    }
+    let done = workload.stop()?;
+    println!(
+        "{} operations, {} full balances and {} snapshots in {:.1} s",
+        done.operations,
+        done.balances,
+        done.snapshots,
+        start.elapsed().as_secs_f64()
+    );
+    ensure!(done.balances > 0, "no full balance ended: the workload did not do its part");
+    scratch.unmount()?;
+    monitor.wait_for("unmounted")?;
+    let ended = monitor.stop()?;
+    ended.expect_clean()?;
+    let coverage = ended.coverage()?;
+    println!("{coverage}");
+    let seen = coverage["events_seen"].as_u64().context("no events_seen in the summary")?;
+    ensure!(seen >= EVENTS_MIN, "only {seen} events: too few to show anything");
+    Ok(Outcome::Passed)
+}

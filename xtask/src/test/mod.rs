@@ -1,0 +1,72 @@
+//! `cargo xtask test`: everything that shows that the product does its job. `.ci/run` calls it.
+//!
+//! What this machine cannot run is skipped by name and counted. Where nobody reads the output
+//! (`--no-skip`, or CI=true), a skip that the machine could have run is a failure.
+
+use std::{env, process::ExitCode, time::Instant};
+
+use anyhow::Result;
+
+use crate::{
+    build, scenario, setup,
+    vm::{self, Vm},
+};
+
+mod checks;
+mod live;
+mod tally;
+
+pub(crate) use tally::Skip;
+use tally::{Outcome, Tally};
+
+/// Arguments of the verb.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Counts a skip that this machine could have run as a failure; so does CI=true
+    #[arg(long)]
+    no_skip: bool,
+}
+
+/// Runs everything; the last line is the summary.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let start = Instant::now();
+    setup::run()?;
+    let strict = args.no_skip || env::var("CI").is_ok_and(|value| value == "true");
+    let mut tally = Tally::new(strict);
+    checks::run(&mut tally);
+    scenarios(&mut tally);
+    println!("\nin {} min {} s", start.elapsed().as_secs() / 60, start.elapsed().as_secs() % 60);
+    Ok(tally.summary())
+}
+
+/// The scenarios, on this machine's kernel and in a VM with each line's.
+fn scenarios(tally: &mut Tally) {
+    let tests: Vec<_> = scenario::SCENARIOS.iter().filter(|scenario| scenario.is_test).collect();
+    println!("\n== building the monitor");
+    let built = build::monitor().and_then(|monitor| Ok((monitor, build::static_xtask()?)));
+    let (monitor, xtask) = match built {
+        Ok(built) => built,
+        Err(error) => {
+            tally.record("build of the monitor", Outcome::Failed(format!("{error:#}")));
+            return;
+        }
+    };
+    println!("\n== scenarios on this machine's kernel");
+    for scenario in &tests {
+        tally.run(&format!("{} here", scenario.name), || live::run(scenario, &monitor));
+    }
+    for line in &vm::LINES {
+        println!("\n== scenarios in a VM with Debian's kernel {}", line.name);
+        let vm = match vm::obstacle() {
+            Some(skip) => Err(skip),
+            None => Vm::prepare(line.name, &xtask, &monitor)
+                .map_err(|error| Skip::could_run(format!("no VM: {error:#}"))),
+        };
+        for scenario in &tests {
+            tally.run(&format!("{} on {}", scenario.name, line.name), || match &vm {
+                Ok(vm) => Ok(vm.run(scenario, vm::Echo::Nothing)?.into()),
+                Err(skip) => Ok(Outcome::Skipped(skip.clone())),
+            });
+        }
+    }
+}

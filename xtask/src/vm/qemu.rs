@@ -1,0 +1,201 @@
+//! One boot: QEMU, its console, and how it ended.
+
+use std::{
+    fmt,
+    fs::File,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use crate::guest;
+
+/// What a kernel says when it will not go on.
+const HANG_MARKERS: [&str; 5] =
+    ["Kernel panic", "soft lockup", "BUG: ", "Oops: ", "Out of memory: Killed"];
+
+/// How long the console is read on after a marker: what follows says where it happened.
+const EPILOGUE: Duration = Duration::from_secs(5);
+
+/// What to boot.
+pub(super) struct Boot<'a> {
+    pub(super) kernel: &'a Path,
+    pub(super) initramfs: &'a Path,
+    pub(super) scenario: &'a str,
+    /// Where the console is kept.
+    pub(super) log: PathBuf,
+    pub(super) limit: Duration,
+    pub(super) echo: Echo,
+}
+
+/// What of the console is shown while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Echo {
+    Nothing,
+    /// All of it, marked as such.
+    Console,
+    /// What the scenario prints, without the kernel's messages.
+    Scenario,
+}
+
+/// How a scenario ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Passed,
+    Skipped(String),
+    Failed(String),
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Passed => f.write_str("passed"),
+            Self::Skipped(why) => write!(f, "SKIPPED: {why}"),
+            Self::Failed(why) => write!(f, "FAILED: {why}"),
+        }
+    }
+}
+
+/// Boots, and watches the console until QEMU ends, hangs or is out of time.
+pub(super) fn run(boot: &Boot) -> Result<Verdict> {
+    let disk = tempfile::NamedTempFile::new().context("cannot make a scratch disk")?;
+    disk.as_file().set_len(guest::DISK_LEN_BYTES)?;
+    let mut qemu = start(boot, disk.path())?;
+    let verdict = watch(boot, &mut qemu);
+    // Harmless when it has ended; needed when it has not.
+    let _ = qemu.kill();
+    qemu.wait()?;
+    verdict
+}
+
+fn start(boot: &Boot, disk: &Path) -> Result<Child> {
+    let append = format!(
+        "console=ttyS0 panic=-1 loglevel=5 mitigations=off watchdog_thresh=60 {}={}",
+        guest::SCENARIO_PARAMETER,
+        boot.scenario
+    );
+    Command::new("qemu-system-x86_64")
+        // Emulation works everywhere. KVM that is there but does not work (in nested VMs) ends
+        // QEMU instead of being passed over.
+        .args(["-accel", "tcg,thread=multi"])
+        .args(["-cpu", "max", "-m", "2048M", "-smp", "2"])
+        .args(["-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot"])
+        .args(["-nodefaults", "-no-user-config"])
+        .arg("-kernel")
+        .arg(boot.kernel)
+        .arg("-initrd")
+        .arg(boot.initramfs)
+        .args(["-append", &append])
+        .arg("-drive")
+        .arg(format!("file={},format=raw,if=virtio,cache=unsafe", disk.display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot start qemu-system-x86_64")
+}
+
+fn watch(boot: &Boot, qemu: &mut Child) -> Result<Verdict> {
+    let mut log =
+        File::create(&boot.log).with_context(|| format!("cannot create {}", boot.log.display()))?;
+    let lines = read_lines(qemu);
+    let mut end = Instant::now() + boot.limit;
+    let mut verdict = None;
+    let mut hang = None;
+    loop {
+        let line = match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                let late = format!("not done after {} s", boot.limit.as_secs());
+                hang.get_or_insert(late);
+                break;
+            }
+        };
+        writeln!(log, "{line}")?;
+        match boot.echo {
+            Echo::Console => println!("  | {line}"),
+            Echo::Scenario if !line.starts_with('[') => println!("{line}"),
+            Echo::Scenario | Echo::Nothing => {}
+        }
+        if hang.is_none() && HANG_MARKERS.iter().any(|marker| line.contains(marker)) {
+            hang = Some(format!("the kernel said: {line}"));
+            end = Instant::now() + EPILOGUE;
+        }
+        verdict = verdict.or_else(|| guest::parse_verdict(&line));
+    }
+    let log = boot.log.display();
+    Ok(match (hang, verdict) {
+        (Some(hang), _) => Verdict::Failed(format!("{hang} (see {log})")),
+        (None, Some(Verdict::Failed(why))) => Verdict::Failed(format!("{why} (see {log})")),
+        (None, Some(verdict)) => verdict,
+        (None, None) => Verdict::Failed(format!("QEMU ended without a verdict (see {log})")),
+    })
+}
+
+/// The console's lines, without the terminal's carriage returns.
+fn read_lines(qemu: &mut Child) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    let stdout = qemu.stdout.take().expect("it was piped");
+    thread::spawn(move || {
+        let mut reader = BufReader::new(stdout);
+        let mut bytes = Vec::new();
+        while reader.read_until(b'\n', &mut bytes).is_ok_and(|len| len > 0) {
+            let line = String::from_utf8_lossy(&bytes).trim_end().replace('\r', "");
+            if sender.send(line).is_err() {
+                return;
+            }
+            bytes.clear();
+        }
+    });
+    receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `watch` makes of a machine that prints `console` by `sh`.
+    fn watched(console: &str, limit: Duration) -> Verdict {
+        let dir = tempfile::tempdir().unwrap();
+        let boot = Boot {
+            kernel: Path::new("none"),
+            initramfs: Path::new("none"),
+            scenario: "none",
+            log: dir.path().join("log"),
+            limit,
+            echo: Echo::Nothing,
+        };
+        let mut machine =
+            Command::new("sh").args(["-c", console]).stdout(Stdio::piped()).spawn().unwrap();
+        let verdict = watch(&boot, &mut machine).unwrap();
+        machine.kill().unwrap();
+        machine.wait().unwrap();
+        verdict
+    }
+
+    #[test]
+    fn a_verdict_counts_only_when_the_kernel_lived() {
+        let long = Duration::from_mins(1);
+        assert_eq!(watched("echo guest verdict: passed", long), Verdict::Passed);
+        let panicked = "echo guest verdict: passed; echo Kernel panic - not syncing";
+        assert!(matches!(watched(panicked, long), Verdict::Failed(why) if why.contains("panic")));
+    }
+
+    #[test]
+    fn no_verdict_is_a_failure() {
+        let verdict = watched("echo booting", Duration::from_mins(1));
+        assert!(matches!(verdict, Verdict::Failed(why) if why.contains("without a verdict")));
+    }
+
+    #[test]
+    fn a_machine_that_hangs_is_given_up() {
+        let verdict = watched("echo booting; exec sleep 60", Duration::from_millis(300));
+        assert!(matches!(verdict, Verdict::Failed(why) if why.contains("not done")));
+    }
+}
