@@ -32,6 +32,9 @@ const WORLD: [&str; 9] = [
     "tokio",
     "Instant",
 ];
+/// The one exception: threads that share a batch and end with it, so that what comes out does
+/// not depend on them.
+const SHARES_A_BATCH: (&str, &str) = ("verify/ledger/shards.rs", "std::thread");
 
 struct Source {
     /// Relative to `src`.
@@ -175,7 +178,9 @@ fn what_judges_and_what_parses_cannot_reach_the_world() {
             let by_path = source.code.match_indices(&path).any(|(at, _)| {
                 !source.code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_')
             });
-            if by_group || by_path {
+            let is_known =
+                (source.path.as_path(), name) == (Path::new(SHARES_A_BATCH.0), SHARES_A_BATCH.1);
+            if (by_group || by_path) && !is_known {
                 wrong.push(format!("{} names {name}", source.path.display()));
             }
         }

@@ -7,7 +7,7 @@ use refverify_user::{
     feed::{Change, Comm, Event, FsSlot},
     verify::{
         FindingKind,
-        ledger::{Ledger, Limits, PackedLedger, PlainLedger, RefChange},
+        ledger::{Ledger, Limits, PackedLedger, PlainLedger},
     },
 };
 
@@ -46,7 +46,6 @@ impl Tried {
         len_bytes: u64,
         key: RefKey,
     ) -> Result<(), FindingKind> {
-        let change = RefChange { action, kind, bytenr, len_bytes, key };
         let event = Event {
             fs: FsSlot(0),
             transid: self.transid,
@@ -58,7 +57,7 @@ impl Tried {
             stack: Arc::from([]),
             change: Change::Ref { action, kind, bytenr, len_bytes, key, owning_root: 0 },
         };
-        let verdict = self.ledger.apply(&change, &event);
+        let verdict = self.ledger.apply(&event);
         if self.commits {
             self.ledger.commit(self.transid);
         }
@@ -249,7 +248,7 @@ fn an_aborted_transaction_leaves_what_was_before_it() {
         assert_eq!(tried.ledger.touched(u64::MAX), [BYTENR]);
         tried.ledger.undo_above(tried.transid - 3);
         assert_eq!(tried.ledger.dump(BYTENR), durable);
-        assert_eq!(tried.ledger.touched(u64::MAX), []);
+        assert_eq!(tried.ledger.touched(u64::MAX), Vec::<u64>::new());
     });
 }
 

@@ -22,13 +22,27 @@ pub(crate) struct Args {
 enum Bench {
     /// The whole path on this machine's kernel: events per second, and what they cost (default)
     Path,
+    /// The ledger alone: memory for each extent, and changes judged per second
+    Ledger {
+        /// What is measured, and how much of it: see refverify-user/benches/ledger/main.rs
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
 }
 
 /// Runs the benchmark.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    match args.bench {
+    match &args.bench {
         None | Some(Bench::Path) => path(),
+        Some(Bench::Ledger { args }) => ledger(args),
     }
+}
+
+fn ledger(args: &[String]) -> Result<ExitCode> {
+    setup::run()?;
+    let bench = ["bench", "--quiet", "-p", "refverify-user", "--bench", "ledger", "--"];
+    show_and_run(build::cargo(&bench).args(args))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn path() -> Result<ExitCode> {

@@ -8,10 +8,18 @@
 //! deeper than the kernel's.
 
 use refverify_user::{
-    btrfs::{Action, DiskExtent, RefKey},
-    feed::Event,
-    verify::ledger::RefChange,
+    btrfs::{Action, DiskExtent, ExtentKind, RefKey},
+    feed::{Change, Event},
 };
+
+/// A change of a reference (`struct btrfs_ref`).
+struct RefChange {
+    action: Action,
+    kind: ExtentKind,
+    bytenr: u64,
+    len_bytes: u64,
+    key: RefKey,
+}
 
 /// A node with the tree's part of it.
 pub(crate) struct Node<T> {
@@ -198,7 +206,7 @@ impl KernelLedger {
             bytenr: disk.bytenr,
             _len: disk.len_bytes,
             num_refs: disk.total_refs,
-            metadata: disk.kind != refverify_user::btrfs::ExtentKind::Data,
+            metadata: disk.kind != ExtentKind::Data,
             refs: None,
             roots: None,
             actions: None,
@@ -215,7 +223,11 @@ impl KernelLedger {
     }
 
     /// `btrfs_ref_tree_mod`.
-    pub(crate) fn apply(&mut self, change: &RefChange, event: &Event) -> Result<(), ()> {
+    pub(crate) fn apply(&mut self, event: &Event) -> Result<(), ()> {
+        let Change::Ref { action, kind, bytenr, len_bytes, key, .. } = event.change else {
+            return Ok(());
+        };
+        let change = &RefChange { action, kind, bytenr, len_bytes, key };
         let mut trace = [0; 16];
         let frames = event.stack.len().min(16);
         trace[..frames].copy_from_slice(&event.stack[..frames]);
@@ -294,7 +306,7 @@ fn new_entry(change: &RefChange) -> BlockEntry {
         bytenr: change.bytenr,
         _len: change.len_bytes,
         num_refs: 0,
-        metadata: change.kind != refverify_user::btrfs::ExtentKind::Data,
+        metadata: change.kind != ExtentKind::Data,
         refs: None,
         roots: None,
         actions: None,

@@ -1,11 +1,12 @@
 //! Synthetic file systems and what happens to them, from a seed.
 
+#![expect(clippy::cast_possible_truncation, reason = "what is generated is chosen to be small")]
+
 use std::sync::Arc;
 
 use refverify_user::{
     btrfs::{Action, DiskExtent, ExtentKind, RefKey},
     feed::{Change, Comm, Event, FsSlot},
-    verify::ledger::RefChange,
 };
 
 /// A generator of numbers (splitmix64).
@@ -44,17 +45,6 @@ pub(crate) enum Mix {
     Snapshots,
     /// Half tree blocks, a fifth of them shared.
     Metadata,
-}
-
-impl Mix {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Single => "single data refs, files in order",
-            Self::Aged => "single data refs, files anywhere",
-            Self::Snapshots => "30 % with 2 to 8 refs",
-            Self::Metadata => "half tree blocks",
-        }
-    }
 }
 
 /// Where the metadata's block groups begin.
@@ -132,7 +122,7 @@ impl Disk {
 
     fn share(&mut self, refs: &mut Vec<(RefKey, u32)>, inode: u64, offset: u64) {
         let is_shared = self.random.below(2) == 0;
-        for _ in 0..1 + self.random.below(7) {
+        for _ in 0..=self.random.below(7) {
             let key = if is_shared {
                 RefKey::data(0, METADATA_START + self.random.below(1 << 17) * 16384, 0, 0)
             } else if self.random.below(2) == 0 {
@@ -150,11 +140,11 @@ impl Disk {
     }
 
     fn tree_block(&mut self) -> DiskExtent {
-        let level = if self.random.below(64) == 0 { 1 } else { 0 };
+        let level = u8::from(self.random.below(64) == 0);
         let root = [2, 5, 7, 257 + self.random.below(64)][self.random.below(4) as usize];
         let mut refs = vec![(RefKey::tree(root, 0, level), 1)];
         if self.random.below(5) == 0 {
-            for _ in 0..1 + self.random.below(3) {
+            for _ in 0..=self.random.below(3) {
                 let parent = METADATA_START + self.random.below(1 << 17) * 16384;
                 refs.push((RefKey::tree(0, parent, level), 1));
             }
@@ -254,7 +244,7 @@ impl Events {
         }
     }
 
-    pub(crate) fn next(&mut self, transid: u64) -> (RefChange, Event) {
+    pub(crate) fn next(&mut self, transid: u64) -> Event {
         let place = self.place();
         let share = self.random.below(2) == 0;
         let known = &mut self.extents[place];
@@ -277,7 +267,7 @@ impl Events {
         self.time_ns += 20_000;
         let task = self.random.below(16) as u32;
         let stack = self.stacks[self.random.below(300) as usize].clone();
-        let event = Event {
+        Event {
             fs: FsSlot(0),
             transid,
             time_ns: self.time_ns,
@@ -287,7 +277,6 @@ impl Events {
             comm: Comm(*b"kworker/u8:1\0\0\0\0"),
             stack,
             change: Change::Ref { action, kind, bytenr, len_bytes, key, owning_root: 0 },
-        };
-        (RefChange { action, kind, bytenr, len_bytes, key }, event)
+        }
     }
 }

@@ -8,7 +8,7 @@ use super::{
     Cause, Coverage, Finding, FindingKind, FsState, Notice, Span, Symbols,
     cut::{Cut, Ruling, Unread, Waiting, place},
     gate::{Gate, LastEvent},
-    ledger::{Ledger as _, PackedLedger, RefChange},
+    ledger::{Ledger as _, PackedLedger, Violation},
     seeder::{Progress, Seeder},
 };
 use crate::{
@@ -32,6 +32,8 @@ pub(crate) struct FileSystem {
     fsid: Option<Uuid>,
     state: FsState,
     ledger: PackedLedger,
+    /// Events that are to be judged, in the order in which they came.
+    ready: Vec<Event>,
     cut: Cut,
     seeder: Option<Seeder>,
     /// Told apart from those of earlier seeders, whose answers may still come.
@@ -81,6 +83,7 @@ impl FileSystem {
             fsid: None,
             state: FsState::Unmounted,
             ledger: PackedLedger::default(),
+            ready: Vec::new(),
             cut: Cut::new(0),
             seeder: None,
             reading: 0,
@@ -176,10 +179,36 @@ impl FileSystem {
             Change::Ref { bytenr, .. } => match self.cut.ruling(bytenr, event.transid) {
                 Ruling::OnDisk => self.counts.on_disk += 1,
                 Ruling::Wait => self.cut.wait(bytenr, event),
-                Ruling::Apply => self.apply(event, gate),
+                Ruling::Apply => self.ready.push(event),
             },
-            Change::RemoveGroup { .. } => self.remove_group(&event, None, gate),
+            Change::RemoveGroup { .. } => {
+                self.judge_ready(gate);
+                self.remove_group(&event, None, gate);
+            }
         }
+    }
+
+    /// Judges the events that are ready, all at once: the ledger is quicker so.
+    pub(crate) fn judge_ready(&mut self, gate: &mut Gate) {
+        let mut events = std::mem::take(&mut self.ready);
+        self.counts.applied += events.len() as u64;
+        let judged = self.ledger.apply_all(&events);
+        for (place, violation) in judged.wrong {
+            self.found(events[place].clone(), *violation, gate);
+        }
+        for place in judged.left {
+            // Its extent is distrusted since: it waits, or the disk will answer for it.
+            self.counts.applied -= 1;
+            let event = events[place].clone();
+            if let Change::Ref { bytenr, .. } = event.change {
+                match self.cut.ruling(bytenr, event.transid) {
+                    Ruling::Wait => self.cut.wait(bytenr, event),
+                    Ruling::OnDisk | Ruling::Apply => self.counts.on_disk += 1,
+                }
+            }
+        }
+        events.clear();
+        self.ready = events;
     }
 
     /// An event that waited is ruled on again, now that its range has been read.
@@ -199,10 +228,15 @@ impl FileSystem {
 
     fn apply(&mut self, event: Event, gate: &mut Gate) {
         self.counts.applied += 1;
-        let Change::Ref { action, kind, bytenr, len_bytes, key, .. } = event.change else { return };
-        let change = RefChange { action, kind, bytenr, len_bytes, key };
-        let Err(violation) = self.ledger.apply(&change, &event) else { return };
-        self.distrust(bytenr, event.transid);
+        if let Err(violation) = self.ledger.apply(&event) {
+            self.found(event, *violation, gate);
+        }
+    }
+
+    fn found(&mut self, event: Event, violation: Violation, gate: &mut Gate) {
+        if let Change::Ref { bytenr, .. } = event.change {
+            self.distrust(bytenr, event.transid);
+        }
         gate.hold(Finding {
             kind: violation.kind,
             fs: self.slot,

@@ -88,6 +88,9 @@ impl Verifier {
                 for event in events {
                     self.event(event);
                 }
+                for filesystem in &mut self.filesystems {
+                    filesystem.judge_ready(&mut self.gate);
+                }
             }
             ToVerifier::Drained => self.drained(out),
             ToVerifier::Retraction { tid, .. } => self.retraction(tid, &mut fx),

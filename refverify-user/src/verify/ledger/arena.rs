@@ -11,7 +11,7 @@ pub(super) struct Arena {
 }
 
 impl Arena {
-    const SLAB_BITS: u32 = 12;
+    const SLAB_BITS: u32 = 8;
     const SLAB_PAGES: usize = 1 << Self::SLAB_BITS;
 
     pub(super) fn page(&self, id: u32) -> &Page {
@@ -31,7 +31,7 @@ impl Arena {
 
     fn grow(&mut self) -> u32 {
         let id = self.used;
-        if id as usize % Self::SLAB_PAGES == 0 {
+        if (id as usize).is_multiple_of(Self::SLAB_PAGES) {
             self.slabs.push(Page::zeroed(Self::SLAB_PAGES));
         }
         self.used += 1;

@@ -372,20 +372,23 @@ impl Blocks {
         }
     }
 
-    /// Whether there is any extent in the range.
-    pub(super) fn is_empty_in(&self, range: &Range<u64>) -> bool {
-        let mut at = self.index.find(range.start);
+    /// The first extent at `bytenr` or behind it.
+    pub(super) fn first_from(&self, bytenr: u64) -> Option<u64> {
+        let mut at = self.index.find(bytenr);
         while let Some(position) = at {
             let (key, id) = self.index.at(position);
-            if key >= range.end {
-                return true;
-            }
-            if self.arena.page(id).heads(key).any(|(_, head)| range.contains(&head.bytenr)) {
-                return false;
+            let mut heads = self.arena.page(id).heads(key);
+            if let Some((_, head)) = heads.find(|(_, head)| head.bytenr >= bytenr) {
+                return Some(head.bytenr);
             }
             at = self.index.next(position);
         }
-        true
+        None
+    }
+
+    /// Whether there is no extent in the range.
+    pub(super) fn is_empty_in(&self, range: &Range<u64>) -> bool {
+        self.first_from(range.start).is_none_or(|first| first >= range.end)
     }
 
     /// The last extent before `edge` that is wanted.

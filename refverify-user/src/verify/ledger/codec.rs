@@ -66,7 +66,7 @@ impl Context {
         context
     }
 
-    pub(super) fn to_bytes(self) -> [u8; Self::SIZE] {
+    pub(super) fn bytes(&self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         bytes[0] = self.kind;
         bytes[1..5].copy_from_slice(&self.len_bytes.to_le_bytes());
@@ -77,7 +77,7 @@ impl Context {
         bytes
     }
 
-    pub(super) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
+    pub(super) fn of_bytes(bytes: &[u8; Self::SIZE]) -> Self {
         let word = |at: usize| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
         Self {
             kind: bytes[0],
@@ -97,7 +97,7 @@ impl Context {
         u64::from(self.parent_sector) << 12
     }
 
-    fn from_disk(&self) -> Option<u64> {
+    fn read_at(&self) -> Option<u64> {
         from_disk_of_code(u64::from(self.from_disk))
     }
 }
@@ -163,7 +163,7 @@ impl Head {
     #[inline]
     pub(super) fn read(bytes: &[u8], at: usize, before: Before, context: &Context) -> Option<Self> {
         let len_bytes = u64::from(context.len_bytes);
-        if let Some(near) = bytes.get(at..)?.first_chunk()
+        if let Some(&near) = bytes.get(at..)?.first_chunk()
             && let Some(near) = Near::read(near, before, len_bytes)
             && at + near.size <= bytes.len()
         {
@@ -216,8 +216,8 @@ impl Near {
     /// two each. There is no telling which of these are there, so all is computed and nothing
     /// is jumped over.
     #[inline]
-    pub(super) fn read(near: &[u8; 8], before: Before, context_len_bytes: u64) -> Option<Self> {
-        let word = u64::from_le_bytes(*near);
+    pub(super) fn read(near: [u8; 8], before: Before, context_len_bytes: u64) -> Option<Self> {
+        let word = u64::from_le_bytes(near);
         let first = near[0];
         let size = usize::from(first & SIZE_MASK);
         let has_distance = u64::from(first & ADJACENT == 0);
@@ -300,7 +300,7 @@ fn plain_ref(extent: &Extent, context: &Context) -> Option<RefKey> {
         && extent.total_refs == 1
         && extent.actions == 0
         && kind_code(extent.kind) == u64::from(context.kind)
-        && extent.from_disk == context.from_disk()
+        && extent.from_disk == context.read_at()
         && !key.is_shared()
         && key.root == context.root()
         && is_regular(&key, extent.kind);
@@ -312,7 +312,7 @@ pub(super) fn put_full_body(out: &mut Vec<u8>, extent: &Extent, context: &Contex
     let flags_at = out.len();
     let mut flags = 0;
     out.push(0);
-    if extent.from_disk != context.from_disk() {
+    if extent.from_disk != context.read_at() {
         flags |= HAS_FROM_DISK;
         put_from_disk(out, extent.from_disk);
     }
@@ -479,7 +479,7 @@ pub(super) fn read_body(
 
 fn read_plain(reader: &mut Reader<'_>, context: &Context, extent: &mut Extent) -> Option<()> {
     extent.kind = kind_of_code(u64::from(context.kind))?;
-    extent.from_disk = context.from_disk();
+    extent.from_disk = context.read_at();
     extent.total_refs = 1;
     extent.actions = 0;
     let (owner, offset) = match extent.kind {
@@ -499,7 +499,7 @@ fn read_full(reader: &mut Reader<'_>, context: &Context, extent: &mut Extent) ->
     }
     let has = |flag: u8| flags & flag != 0;
     extent.from_disk =
-        if has(HAS_FROM_DISK) { read_from_disk(reader)? } else { context.from_disk() };
+        if has(HAS_FROM_DISK) { read_from_disk(reader).ok()? } else { context.read_at() };
     let kind = if has(HAS_KIND) { reader.varint()? } else { u64::from(context.kind) };
     extent.kind = kind_of_code(kind)?;
     extent.actions = if has(HAS_ACTIONS) { reader.varint()? } else { 0 };
@@ -570,10 +570,45 @@ pub(super) fn put_from_disk(out: &mut Vec<u8>, from_disk: Option<u64>) {
 }
 
 /// Reads what [`put_from_disk`] wrote.
-pub(super) fn read_from_disk(reader: &mut Reader<'_>) -> Option<Option<u64>> {
-    match reader.byte()? {
-        0 => Some(None),
-        1 => Some(Some(reader.varint()?)),
-        _ => None,
+pub(super) fn read_from_disk(reader: &mut Reader<'_>) -> Result<Option<u64>, NoCode> {
+    match reader.byte() {
+        Some(0) => Ok(None),
+        Some(1) => reader.varint().map(Some).ok_or(NoCode),
+        _ => Err(NoCode),
     }
 }
+
+/// These bytes are no code of what is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NoCode;
+
+/// Reads whatever the bytes are as the entries of a page, for fuzzing: nothing may panic, and
+/// what is read must come back when it is written again.
+pub(super) fn read_anything(bytes: &[u8]) {
+    let Some((context, bytes)) = bytes.split_first_chunk() else { return };
+    let context = Context::of_bytes(context);
+    let mut before = Before::default();
+    let mut at = 0;
+    let mut extent = Extent::default();
+    while let Some(head) = Head::read(bytes, at, before, &context) {
+        let entry = &bytes[at..at + head.size];
+        if read_body(entry, &head, &context, &mut extent) == Some(Body::Here) {
+            assert_comes_back(&extent);
+        }
+        at += head.size;
+        before = head.before_next();
+    }
+}
+
+fn assert_comes_back(extent: &Extent) {
+    let mut bytes = Vec::new();
+    put_full_body(&mut bytes, extent, &Context::default());
+    let len_bytes = extent.len_bytes;
+    let head = Head { size: bytes.len(), body: 0, bytenr: 0, len_bytes, is_plain: false };
+    let mut again = Extent::default();
+    let read = read_body(&bytes, &head, &Context::default(), &mut again);
+    assert_eq!((read, &again), (Some(Body::Here), extent), "an extent changed on its way");
+}
+
+#[cfg(test)]
+mod tests;

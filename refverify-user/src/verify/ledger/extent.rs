@@ -250,6 +250,9 @@ impl Refs {
     /// Holds a reference `count` times more; with 0 it is only known to be there.
     pub(super) fn add(&mut self, key: RefKey, count: u64) {
         match &mut self.0 {
+            Form::Few(list) if list.len() < Self::FEW_MAX && is_behind(list, &key) => {
+                list.push((key, count));
+            }
             Form::Few(list) => match list.binary_search_by(|(known, _)| known.cmp(&key)) {
                 Ok(at) => list[at].1 = list[at].1.saturating_add(count),
                 Err(at) if list.len() < Self::FEW_MAX => list.insert(at, (key, count)),
@@ -285,6 +288,10 @@ impl Refs {
             }
         }
     }
+}
+
+fn is_behind(list: &[(RefKey, u64)], key: &RefKey) -> bool {
+    list.last().is_none_or(|(last, _)| last < key)
 }
 
 impl PartialEq for Refs {

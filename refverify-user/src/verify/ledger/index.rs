@@ -11,6 +11,10 @@
 pub(super) struct Index {
     /// The first key of each chunk.
     firsts: Vec<u64>,
+    #[expect(
+        clippy::vec_box,
+        reason = "a chunk is large, and making room moves what stands behind"
+    )]
     chunks: Vec<Box<Chunk>>,
     changes: u64,
 }

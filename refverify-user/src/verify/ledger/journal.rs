@@ -253,8 +253,7 @@ impl Journal {
             let from = self.sorted.len();
             let unsorted = (from as u32..).zip(&self.entries[from..]);
             self.sorted.extend(unsorted.map(|(number, entry)| (entry.bytenr, number)));
-            // What is sorted already is one run of it.
-            self.sorted.sort();
+            self.sorted.sort_unstable();
         }
     }
 

@@ -12,6 +12,12 @@
 //!
 //! `docs/ledger.md` tells the form of the packed ledger and what it costs.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "places in pages, arenas and journals are kept in u32 and less so that they stay \
+              small: four thousand million pages or pending changes are beyond any memory"
+)]
+
 mod arena;
 mod blocks;
 mod codec;
@@ -24,6 +30,7 @@ mod packed;
 mod page;
 mod plain;
 mod runs;
+mod shards;
 mod sort;
 mod stops;
 mod varint;
@@ -33,26 +40,33 @@ use std::ops::Range;
 pub use extent::{Extent, Refs, View};
 pub use packed::PackedLedger;
 pub use plain::PlainLedger;
+pub use shards::ShardedLedger;
 
 use super::{ActionRecord, ExtentDump, FindingKind};
 use crate::{
     btrfs::{Action, DiskExtent, ExtentKind, RefKey},
-    feed::Event,
+    feed::{Change, Event},
 };
 
-/// One change of a reference, as the ledger takes it.
+/// One change of a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RefChange {
-    /// Add or drop.
-    pub action: Action,
-    /// Data or tree block.
-    pub kind: ExtentKind,
-    /// The extent.
-    pub bytenr: u64,
-    /// Its length.
-    pub len_bytes: u64,
-    /// The reference.
-    pub key: RefKey,
+struct RefChange {
+    action: Action,
+    kind: ExtentKind,
+    bytenr: u64,
+    len_bytes: u64,
+    key: RefKey,
+}
+
+impl RefChange {
+    const fn of(event: &Event) -> Option<Self> {
+        match event.change {
+            Change::Ref { action, kind, bytenr, len_bytes, key, .. } => {
+                Some(Self { action, kind, bytenr, len_bytes, key })
+            }
+            Change::RemoveGroup { .. } => None,
+        }
+    }
 }
 
 /// A rule was broken.
@@ -62,6 +76,57 @@ pub struct Violation {
     pub kind: FindingKind,
     /// The extent before the change; `None` where nothing is known at this bytenr.
     pub extent: Option<ExtentDump>,
+}
+
+/// What came of a batch.
+#[derive(Debug, Default)]
+pub struct Judged {
+    /// The events that are out of order, by their places.
+    pub wrong: Vec<(usize, Box<Violation>)>,
+    /// The places of events that were not judged: something was wrong with their extent
+    /// before.
+    pub left: Vec<usize>,
+    distrusted: Vec<u64>,
+}
+
+impl Judged {
+    /// Leaves an event whose extent is distrusted.
+    fn leaves(&mut self, place: usize, event: &Event) -> bool {
+        if self.distrusted.is_empty() {
+            return false;
+        }
+        let is_left = bytenr_of(event).is_some_and(|bytenr| self.distrusted.contains(&bytenr));
+        if is_left {
+            self.left.push(place);
+        }
+        is_left
+    }
+
+    /// What came of the shares of one batch.
+    fn join(shares: Vec<Self>) -> Self {
+        let mut joined = Self::default();
+        for mut share in shares {
+            joined.wrong.append(&mut share.wrong);
+            joined.left.append(&mut share.left);
+        }
+        joined.wrong.sort_by_key(|&(place, _)| place);
+        joined.left.sort_unstable();
+        joined
+    }
+
+    fn take(&mut self, place: usize, event: &Event, verdict: Result<(), Box<Violation>>) {
+        if let Err(violation) = verdict {
+            self.distrusted.extend(bytenr_of(event));
+            self.wrong.push((place, violation));
+        }
+    }
+}
+
+fn bytenr_of(event: &Event) -> Option<u64> {
+    match event.change {
+        Change::Ref { bytenr, .. } => Some(bytenr),
+        Change::RemoveGroup { .. } => None,
+    }
 }
 
 /// How much is kept of what is not needed to judge.
@@ -100,26 +165,25 @@ pub struct Kept {
 
 /// What judges changes and answers for the extents of one file system.
 pub trait Ledger {
-    /// Judges a change and, when it is in order, makes it. What is out of order changes
-    /// nothing: the caller distrusts the extent and reads it afresh.
+    /// Judges the change of a reference and, when it is in order, makes it. What is out of order
+    /// changes nothing: the caller distrusts the extent and reads it afresh. An event that
+    /// changes no reference is nothing to judge.
     ///
     /// # Errors
     ///
     /// The rule that is broken, with the extent as it is.
-    fn apply(&mut self, change: &RefChange, event: &Event) -> Result<(), Box<Violation>>;
+    fn apply(&mut self, event: &Event) -> Result<(), Box<Violation>>;
 
-    /// Judges changes one after the other, as [`Ledger::apply`] does. What is wrong is added
-    /// to `found`, with its place in the batch.
-    fn apply_all(
-        &mut self,
-        batch: &[(RefChange, &Event)],
-        found: &mut Vec<(usize, Box<Violation>)>,
-    ) {
-        for (place, (change, event)) in batch.iter().enumerate() {
-            if let Err(violation) = self.apply(change, event) {
-                found.push((place, violation));
+    /// Judges changes one after the other, as [`Ledger::apply`] does, but for those that come
+    /// after something wrong with the same extent: they are left to the caller.
+    fn apply_all(&mut self, events: &[Event]) -> Judged {
+        let mut judged = Judged::default();
+        for (place, event) in events.iter().enumerate() {
+            if !judged.leaves(place, event) {
+                judged.take(place, event, self.apply(event));
             }
         }
+        judged
     }
 
     /// The disk at `generation` has exactly `extents`, sorted by bytenr, in the range, and never goes back. What is
@@ -163,6 +227,17 @@ pub trait Ledger {
 
     /// What is held, and what has been given up.
     fn kept(&self) -> Kept;
+}
+
+/// For fuzzing: reads the bytes as whatever the ledger writes. Nothing may panic, and an extent
+/// that is read must come back when it is written again.
+///
+/// # Panics
+///
+/// Where that is not so.
+pub fn read_anything(bytes: &[u8]) {
+    codec::read_anything(bytes);
+    runs::read_anything(bytes);
 }
 
 impl ActionRecord {

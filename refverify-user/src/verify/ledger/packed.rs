@@ -10,9 +10,9 @@ use std::{
 };
 
 use super::{
-    Extent, Kept, Ledger, Limits, RefChange, Violation,
+    Extent, Judged, Kept, Ledger, Limits, RefChange, Violation,
     blocks::{Blocks, Place},
-    crossing,
+    bytenr_of, crossing,
     journal::{Happened, Journal, Removal},
     origins::Numbering,
     runs::{Act, Grave, Group, RunBuilder, Runs},
@@ -37,7 +37,7 @@ pub struct PackedLedger {
 
 /// How many extents of a batch are brought near at once: more than memory can be asked for at
 /// a time, and few enough that all stay near until their turn.
-const NEAR: usize = 64;
+pub(super) const NEAR: usize = 64;
 
 /// What an extent was as of a generation, and what its history gains up to there.
 struct Settled {
@@ -97,6 +97,48 @@ impl PackedLedger {
             place => self.blocks.put_at(place, bytenr, extent),
         }
         Ok(())
+    }
+
+    /// Judges some events of a batch, no more than [`NEAR`], each told with its place there.
+    pub(super) fn apply_some<'a>(
+        &mut self,
+        events: impl Iterator<Item = (usize, &'a Event)> + Clone,
+        judged: &mut Judged,
+    ) {
+        self.blocks.bring_near(events.clone().map(|(_, event)| bytenr_of(event).unwrap_or(0)));
+        for (number, (place, event)) in events.enumerate() {
+            let Some(change) = &RefChange::of(event) else { continue };
+            if judged.leaves(place, event) {
+                continue;
+            }
+            let at = self.blocks.find_near(number, change.bytenr);
+            let verdict = self.apply_at(at.as_ref(), change, event);
+            judged.take(place, event, verdict);
+        }
+    }
+
+    /// The last extent in use that begins before `edge`.
+    pub(super) fn last_live_before(&self, edge: u64) -> Option<u64> {
+        let last = self.blocks.last_before(edge, |_, extent| extent.is_live());
+        last.map(|(bytenr, _)| bytenr)
+    }
+
+    /// The first extent that begins at `bytenr` or behind it.
+    pub(super) fn first_from(&self, bytenr: u64) -> Option<u64> {
+        self.blocks.first_from(bytenr)
+    }
+
+    /// Shows each extent in use in a range, in order.
+    pub(super) fn visit_in(
+        &self,
+        range: impl RangeBounds<u64>,
+        each: &mut dyn FnMut(u64, &Extent),
+    ) {
+        self.blocks.visit(range, |bytenr, extent| {
+            if extent.is_live() {
+                each(bytenr, extent);
+            }
+        });
     }
 
     fn live_in(&self, range: impl RangeBounds<u64>) -> u64 {
@@ -256,42 +298,23 @@ impl PackedLedger {
 }
 
 impl Ledger for PackedLedger {
-    fn apply(&mut self, change: &RefChange, event: &Event) -> Result<(), Box<Violation>> {
+    fn apply(&mut self, event: &Event) -> Result<(), Box<Violation>> {
+        let Some(change) = &RefChange::of(event) else { return Ok(()) };
         let place = self.blocks.find(change.bytenr);
         self.apply_at(place.as_ref(), change, event)
     }
 
-    fn apply_all(
-        &mut self,
-        batch: &[(RefChange, &Event)],
-        found: &mut Vec<(usize, Box<Violation>)>,
-    ) {
-        for (first, some) in (0..).step_by(NEAR).zip(batch.chunks(NEAR)) {
-            self.blocks.bring_near(some.iter().map(|(change, _)| change.bytenr));
-            for (number, (change, event)) in some.iter().enumerate() {
-                let place = self.blocks.find_near(number, change.bytenr);
-                if let Err(violation) = self.apply_at(place.as_ref(), change, event) {
-                    found.push((first + number, violation));
-                }
-            }
+    fn apply_all(&mut self, events: &[Event]) -> Judged {
+        let mut judged = Judged::default();
+        for (first, some) in (0..).step_by(NEAR).zip(events.chunks(NEAR)) {
+            self.apply_some((first..).zip(some), &mut judged);
         }
+        judged
     }
 
     fn read(&mut self, range: Range<u64>, generation: u64, extents: &[DiskExtent]) {
-        self.journal.sort();
-        let changes = self.journal.numbers_in(&range);
-        let is_new = changes.is_empty()
-            && self.journal.removals().is_empty()
-            && self.blocks.is_empty_in(&range);
-        if is_new {
-            self.live += self.replace(range, generation, extents, &[]);
-            return;
-        }
-        self.live -= self.live_in(range.clone());
-        let known = self.settle_range(&range, changes, generation, extents);
-        self.live += self.replace(range.clone(), generation, extents, &known);
-        self.rebuild_range(&range);
-        self.journal.compact();
+        let in_range = extents.iter().filter(|disk| range.contains(&disk.bytenr));
+        self.read_these(range.clone(), generation, &in_range.collect::<Vec<_>>());
     }
 
     fn remove(&mut self, range: Range<u64>, transid: u64) {
@@ -362,10 +385,7 @@ impl Ledger for PackedLedger {
     }
 
     fn crossing(&self, range: &Range<u64>) -> Vec<ExtentDump> {
-        crossing(range, |edge| {
-            let last = self.blocks.last_before(edge, |_, extent| extent.is_live());
-            self.dump(last?.0)
-        })
+        crossing(range, |edge| self.dump(self.last_live_before(edge)?))
     }
 
     fn live(&self) -> u64 {
@@ -373,11 +393,7 @@ impl Ledger for PackedLedger {
     }
 
     fn visit(&self, each: &mut dyn FnMut(u64, &Extent)) {
-        self.blocks.visit(.., |bytenr, extent| {
-            if extent.is_live() {
-                each(bytenr, extent);
-            }
-        });
+        self.visit_in(.., each);
     }
 
     fn dump(&self, bytenr: u64) -> Option<ExtentDump> {
@@ -404,8 +420,31 @@ impl Ledger for PackedLedger {
     }
 }
 
-/// Reading from disk what is known already.
+/// Reading from disk.
 impl PackedLedger {
+    /// As [`Ledger::read`], where all the extents are in the range.
+    pub(super) fn read_these(
+        &mut self,
+        range: Range<u64>,
+        generation: u64,
+        extents: &[&DiskExtent],
+    ) {
+        self.journal.sort();
+        let changes = self.journal.numbers_in(&range);
+        let is_new = changes.is_empty()
+            && self.journal.removals().is_empty()
+            && self.blocks.is_empty_in(&range);
+        if is_new {
+            self.live += self.replace(range, generation, extents, &[]);
+            return;
+        }
+        self.live -= self.live_in(range.clone());
+        let known = self.settle_range(&range, changes, generation, extents);
+        self.live += self.replace(range.clone(), generation, extents, &known);
+        self.rebuild_range(&range);
+        self.journal.compact();
+    }
+
     /// Before a range is replaced by what the disk has: everything durable in it becomes
     /// history. Returns how much was done to each extent known there, sorted by bytenr.
     fn settle_range(
@@ -413,7 +452,7 @@ impl PackedLedger {
         range: &Range<u64>,
         changes: Vec<(u64, u32)>,
         generation: u64,
-        disk: &[DiskExtent],
+        disk: &[&DiskExtent],
     ) -> Vec<(u64, u64)> {
         let mut bytenrs: Vec<u64> = changes.into_iter().map(|(bytenr, _)| bytenr).collect();
         self.blocks.visit(range.clone(), |bytenr, _| bytenrs.push(bytenr));
@@ -430,7 +469,7 @@ impl PackedLedger {
         self.remember_settled(known, disk)
     }
 
-    fn remember_settled(&mut self, known: Vec<Settled>, disk: &[DiskExtent]) -> Vec<(u64, u64)> {
+    fn remember_settled(&mut self, known: Vec<Settled>, disk: &[&DiskExtent]) -> Vec<(u64, u64)> {
         let mut numbering = Numbering::default();
         let mut run = RunBuilder::new(self.limits.history_per_extent);
         let mut done = Vec::with_capacity(known.len());
@@ -453,10 +492,10 @@ impl PackedLedger {
         &mut self,
         range: Range<u64>,
         generation: u64,
-        extents: &[DiskExtent],
+        extents: &[&DiskExtent],
         known: &[(u64, u64)],
     ) -> u64 {
-        let mut extents = extents.iter().filter(|disk| range.contains(&disk.bytenr));
+        let mut extents = extents.iter();
         let mut known = known.iter().copied().peekable();
         let runs = &self.runs;
         let mut live = 0;

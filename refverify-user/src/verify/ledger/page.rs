@@ -48,7 +48,7 @@ impl Page {
     /// An empty page.
     pub(super) fn new(context: Context) -> Self {
         let mut page = Self([0; PAGE_SIZE]);
-        page.0[2..STOPS_AT].copy_from_slice(&context.to_bytes());
+        page.0[2..STOPS_AT].copy_from_slice(&context.bytes());
         page.set_used(HEADER);
         page
     }
@@ -71,7 +71,7 @@ impl Page {
     /// What its extents are written relative to.
     pub(super) fn context(&self) -> Context {
         let bytes = self.0[2..].first_chunk().expect("the header is that long");
-        Context::from_bytes(bytes)
+        Context::of_bytes(bytes)
     }
 
     /// Reads a byte of each of its cache lines.
@@ -136,7 +136,7 @@ impl Page {
         let mut at = HEADER;
         let mut before = Before { bytenr: key, len_bytes: 0 };
         if let Some((stop, of_stop)) = self.stops().before(key, bytenr)
-            && let Some(near) = self.0[stop..].first_chunk()
+            && let Some(&near) = self.0[stop..].first_chunk()
             && let Some(near) = Near::read(near, before, len_bytes)
         {
             // Relative to what it is written is not known here, but where it is.
@@ -144,7 +144,7 @@ impl Page {
             before = Before { bytenr: of_stop, len_bytes: near.next.len_bytes };
         }
         while at < used {
-            let Some(near) = self.0[at..].first_chunk() else { break };
+            let Some(&near) = self.0[at..].first_chunk() else { break };
             match Near::read(near, before, len_bytes) {
                 Some(near) if near.next.bytenr < bytenr => {
                     at += near.size;
@@ -158,11 +158,11 @@ impl Page {
 
     fn stops(&self) -> Stops {
         let bytes = self.0[STOPS_AT..].first_chunk().expect("the header is that long");
-        Stops::from_bytes(bytes)
+        Stops::of_bytes(bytes)
     }
 
     fn set_stops(&mut self, stops: Stops) {
-        self.0[STOPS_AT..HEADER].copy_from_slice(&stops.to_bytes());
+        self.0[STOPS_AT..HEADER].copy_from_slice(&stops.bytes());
     }
 
     /// Spreads the stops anew.

@@ -191,7 +191,8 @@ impl PlainLedger {
 }
 
 impl Ledger for PlainLedger {
-    fn apply(&mut self, change: &RefChange, event: &Event) -> Result<(), Box<Violation>> {
+    fn apply(&mut self, event: &Event) -> Result<(), Box<Violation>> {
+        let Some(change) = &RefChange::of(event) else { return Ok(()) };
         let now = self.extents.get(&change.bytenr).and_then(|known| known.now.as_ref());
         let view = now.map(|extent| extent.view(&change.key));
         if let Err(kind) = rules::judge(view, change.action, &change.key) {
@@ -259,10 +260,10 @@ impl Ledger for PlainLedger {
     }
 
     fn touched(&self, generation: u64) -> Vec<u64> {
-        let touches = |pending: &Pending| {
+        let is_change = |pending: &Pending| {
             matches!(pending, Pending::Change(..)) && pending.transid() <= generation
         };
-        let touched = self.extents.iter().filter(|(_, known)| known.pending.iter().any(touches));
+        let touched = self.extents.iter().filter(|(_, known)| known.pending.iter().any(is_change));
         touched.map(|(&bytenr, _)| bytenr).collect()
     }
 

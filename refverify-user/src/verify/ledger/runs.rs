@@ -66,7 +66,7 @@ impl Grave {
     /// The extent without references.
     pub(super) fn extent(&self, actions: u64) -> Extent {
         let Self { kind, len_bytes, from_disk } = *self;
-        Extent { kind, len_bytes, from_disk, actions, ..Extent::default() }
+        Extent { len_bytes, kind, from_disk, actions, ..Extent::default() }
     }
 }
 
@@ -375,7 +375,7 @@ impl Group {
             Some(Grave {
                 kind: kind_of_code(reader.varint()?)?,
                 len_bytes: reader.sectors()?,
-                from_disk: read_from_disk(&mut reader)?,
+                from_disk: read_from_disk(&mut reader).ok()?,
             })
         };
         let mut last = Last::new(base);
@@ -451,7 +451,7 @@ pub(super) struct Past {
 /// All runs, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Runs {
-    runs: VecDeque<Run>,
+    list: VecDeque<Run>,
     next_number: u64,
     bytes: usize,
     /// Ranges whose older runs are void: their block groups went.
@@ -486,26 +486,26 @@ impl Runs {
         let run = builder.finish(origins, self.next_number, 0, Stage::Whole);
         self.next_number += 1;
         self.bytes += run.bytes();
-        self.runs.push_back(run);
+        self.list.push_back(run);
         while self.should_merge() {
             self.merge_newest(per_extent);
         }
     }
 
     fn should_merge(&self) -> bool {
-        let mut newest = self.runs.iter().rev().map(Run::bytes);
+        let mut newest = self.list.iter().rev().map(Run::bytes);
         let (Some(newer), Some(older)) = (newest.next(), newest.next()) else { return false };
         older < 2 * newer && older + newer <= Self::MERGED_MAX_BYTES
     }
 
     fn merge_newest(&mut self, per_extent: usize) {
-        let (Some(newer), Some(older)) = (self.runs.pop_back(), self.runs.pop_back()) else {
+        let (Some(newer), Some(older)) = (self.list.pop_back(), self.list.pop_back()) else {
             return;
         };
         self.bytes -= newer.bytes() + older.bytes();
         let merged = self.merge(&older, &newer, per_extent);
         self.bytes += merged.bytes();
-        self.runs.push_back(merged);
+        self.list.push_back(merged);
     }
 
     fn merge(&self, older: &Run, newer: &Run, per_extent: usize) -> Run {
@@ -547,20 +547,20 @@ impl Runs {
 
     /// Everything known of the range up to now is void.
     pub(super) fn hide(&mut self, range: Range<u64>) {
-        if !self.runs.is_empty() && !range.is_empty() {
+        if !self.list.is_empty() && !range.is_empty() {
             self.hidden.push(Hidden { range, before: self.next_number });
         }
     }
 
     /// Whether anything is known in a range.
     pub(super) fn has_any_in(&self, range: &Range<u64>) -> bool {
-        self.runs.iter().any(|run| run.has_any_in(range))
+        self.list.iter().any(|run| run.has_any_in(range))
     }
 
     /// What is known of an extent, if anything is.
     pub(super) fn past(&self, bytenr: u64) -> Option<Past> {
         let mut past: Option<Past> = None;
-        for run in self.runs.iter().rev() {
+        for run in self.list.iter().rev() {
             if self.is_hidden(run.number, bytenr) {
                 break;
             }
@@ -581,19 +581,19 @@ impl Runs {
 
     /// Gives up the oldest until no more than `limit_bytes` are held.
     pub(super) fn fit(&mut self, limit_bytes: usize, per_extent: usize) {
-        while self.bytes > limit_bytes && !self.runs.is_empty() {
+        while self.bytes > limit_bytes && !self.list.is_empty() {
             self.give_up_some(per_extent);
         }
-        let oldest = self.runs.front().map_or(self.next_number, |run| run.number);
+        let oldest = self.list.front().map_or(self.next_number, |run| run.number);
         self.hidden.retain(|hidden| hidden.before > oldest);
     }
 
     fn give_up_some(&mut self, per_extent: usize) {
-        let whole = self.runs.iter().position(|run| run.stage == Stage::Whole);
-        let essential = self.runs.iter().position(|run| run.stage == Stage::Essential);
+        let whole = self.list.iter().position(|run| run.stage == Stage::Whole);
+        let essential = self.list.iter().position(|run| run.stage == Stage::Essential);
         match (whole, essential) {
-            (Some(at), _) if self.runs[at].has_surplus() => {
-                self.thin(at, Stage::Essential, per_extent)
+            (Some(at), _) if self.list[at].has_surplus() => {
+                self.thin(at, Stage::Essential, per_extent);
             }
             (Some(at), _) | (None, Some(at)) => self.thin(at, Stage::Tombstones, per_extent),
             (None, None) => self.give_up_oldest(),
@@ -601,14 +601,14 @@ impl Runs {
     }
 
     fn give_up_oldest(&mut self) {
-        let Some(run) = self.runs.pop_front() else { return };
+        let Some(run) = self.list.pop_front() else { return };
         self.bytes -= run.bytes();
         self.history_after = self.history_after.max(run.newest_transid);
         self.tombstones_after = self.tombstones_after.max(run.newest_transid);
     }
 
     fn thin(&mut self, at: usize, stage: Stage, per_extent: usize) {
-        let run = &self.runs[at];
+        let run = &self.list[at];
         let mut numbering = Numbering::default();
         let mut builder = RunBuilder::new(per_extent);
         for mut group in self.visible(run) {
@@ -622,8 +622,18 @@ impl Runs {
             builder.finish(numbering.into_origins(), run.number, run.newest_transid, stage);
         self.bytes = self.bytes - run.bytes() + thinned.bytes();
         self.history_after = self.history_after.max(run.newest_transid);
-        self.runs[at] = thinned;
+        self.list[at] = thinned;
     }
+}
+
+/// Reads whatever the bytes are as a group, for fuzzing: nothing may panic, and what is read must
+/// come back when it is written again.
+pub(super) fn read_anything(bytes: &[u8]) {
+    let base = Base::default();
+    let Some(group) = Group::read(0, bytes, base) else { return };
+    let mut again = Vec::new();
+    put_group(&mut again, &group, base);
+    assert_eq!(Group::read(0, &again, base), Some(group), "a group changed on its way");
 }
 
 /// Gives up what a stage no longer has.

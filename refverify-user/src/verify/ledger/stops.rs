@@ -19,7 +19,7 @@ impl Stops {
     /// How many bytes they take in a page.
     pub(super) const SIZE: usize = STOPS * 5;
 
-    pub(super) fn to_bytes(self) -> [u8; Self::SIZE] {
+    pub(super) fn bytes(&self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         for (number, stop) in self.0.iter().enumerate() {
             bytes[number] = stop.at;
@@ -29,7 +29,7 @@ impl Stops {
         bytes
     }
 
-    pub(super) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
+    pub(super) fn of_bytes(bytes: &[u8; Self::SIZE]) -> Self {
         let stop = |number: usize| {
             let place = STOPS + number * 4;
             let word = [bytes[place], bytes[place + 1], bytes[place + 2], bytes[place + 3]];

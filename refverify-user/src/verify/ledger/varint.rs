@@ -76,7 +76,7 @@ impl<'a> Reader<'a> {
     pub(super) fn sectors(&mut self) -> Option<u64> {
         match self.varint()? {
             UNALIGNED => self.raw(),
-            code => (code & 1 == 0).then(|| (code >> 1) << SECTOR_BITS),
+            code => (code & 1 == 0).then_some((code >> 1) << SECTOR_BITS),
         }
     }
 

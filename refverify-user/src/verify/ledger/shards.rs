@@ -1,0 +1,190 @@
+//! A ledger in shards, so that several cores judge at once.
+//!
+//! The rules of one extent need that extent alone, and the order of events matters for each
+//! extent alone. So each stripe of bytenrs belongs to one shard, which is a ledger of its own,
+//! and no shard ever waits for another. A batch is worked on by threads that live as long as
+//! it; each takes the events of its shard out of the batch, in order. What concerns more than
+//! one extent, as the neighbours of an edge, is asked of every shard.
+
+use std::ops::Range;
+
+use super::{
+    Extent, Judged, Kept, Ledger, Limits, PackedLedger, Violation, bytenr_of, crossing,
+    packed::NEAR,
+};
+use crate::{btrfs::DiskExtent, feed::Event, verify::ExtentDump};
+
+/// Packed ledgers, each for its share of the bytenrs.
+pub struct ShardedLedger {
+    shards: Vec<PackedLedger>,
+}
+
+/// How large a stripe is: so small that what is written together is spread, and so large that
+/// extents at rest hardly notice where one ends.
+const STRIPE_BITS: u32 = 24;
+/// For fewer events than this, more threads are no gain.
+const BATCH_MIN: usize = 4096;
+
+impl ShardedLedger {
+    /// A ledger that knows nothing yet, for so many cores. The limits are for all of it.
+    pub fn new(limits: Limits, cores: usize) -> Self {
+        let cores = cores.max(1);
+        let share = |bytes: u64| bytes / cores as u64;
+        let limits = Limits {
+            memory_bytes: share(limits.memory_bytes),
+            history_bytes: share(limits.history_bytes),
+            ..limits
+        };
+        Self { shards: (0..cores).map(|_| PackedLedger::new(limits)).collect() }
+    }
+
+    fn number_of(&self, bytenr: u64) -> usize {
+        (bytenr >> STRIPE_BITS) as usize % self.shards.len()
+    }
+
+    fn shard(&self, bytenr: u64) -> &PackedLedger {
+        &self.shards[self.number_of(bytenr)]
+    }
+
+    fn shard_mut(&mut self, bytenr: u64) -> &mut PackedLedger {
+        let number = self.number_of(bytenr);
+        &mut self.shards[number]
+    }
+
+    /// Sorts the places of events by shard.
+    fn places(&self, events: &[Event]) -> Vec<Vec<usize>> {
+        let mut places = vec![Vec::new(); self.shards.len()];
+        for (place, event) in events.iter().enumerate() {
+            if let Some(bytenr) = bytenr_of(event) {
+                places[self.number_of(bytenr)].push(place);
+            }
+        }
+        places
+    }
+
+    /// Does work on each shard, all at once; the last on this thread.
+    fn on_each<W: Send, R: Send>(
+        &mut self,
+        work: Vec<W>,
+        job: impl Fn(&mut PackedLedger, W) -> R + Sync,
+    ) -> Vec<R> {
+        let job = &job;
+        let mut pairs: Vec<_> = self.shards.iter_mut().zip(work).collect();
+        let last = pairs.pop();
+        std::thread::scope(|scope| {
+            let started: Vec<_> = pairs
+                .into_iter()
+                .map(|(shard, work)| scope.spawn(move || job(shard, work)))
+                .collect();
+            let last = last.map(|(shard, work)| job(shard, work));
+            let joined = started.into_iter().map(|thread| match thread.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            joined.chain(last).collect()
+        })
+    }
+}
+
+fn apply_places(shard: &mut PackedLedger, events: &[Event], places: &[usize]) -> Judged {
+    let mut judged = Judged::default();
+    for some in places.chunks(NEAR) {
+        shard.apply_some(some.iter().map(|&place| (place, &events[place])), &mut judged);
+    }
+    judged
+}
+
+impl Ledger for ShardedLedger {
+    fn apply(&mut self, event: &Event) -> Result<(), Box<Violation>> {
+        let Some(bytenr) = bytenr_of(event) else { return Ok(()) };
+        self.shard_mut(bytenr).apply(event)
+    }
+
+    fn apply_all(&mut self, events: &[Event]) -> Judged {
+        let places = self.places(events);
+        let judged = if events.len() < BATCH_MIN {
+            let shards = self.shards.iter_mut().zip(&places);
+            shards.map(|(shard, places)| apply_places(shard, events, places)).collect()
+        } else {
+            self.on_each(places, |shard, places| apply_places(shard, events, &places))
+        };
+        Judged::join(judged)
+    }
+
+    fn read(&mut self, range: Range<u64>, generation: u64, extents: &[DiskExtent]) {
+        let mut shares = vec![Vec::new(); self.shards.len()];
+        for disk in extents.iter().filter(|disk| range.contains(&disk.bytenr)) {
+            shares[self.number_of(disk.bytenr)].push(disk);
+        }
+        for (shard, share) in self.shards.iter_mut().zip(shares) {
+            shard.read_these(range.clone(), generation, &share);
+        }
+    }
+
+    fn remove(&mut self, range: Range<u64>, transid: u64) {
+        for shard in &mut self.shards {
+            shard.remove(range.clone(), transid);
+        }
+    }
+
+    fn commit(&mut self, generation: u64) {
+        self.on_each(vec![(); self.shards.len()], |shard, ()| shard.commit(generation));
+    }
+
+    fn undo_above(&mut self, transid: u64) {
+        for shard in &mut self.shards {
+            shard.undo_above(transid);
+        }
+    }
+
+    fn undo_one(&mut self, bytenr: u64, tid: u32, time_ns: u64) -> bool {
+        self.shard_mut(bytenr).undo_one(bytenr, tid, time_ns)
+    }
+
+    fn as_of(&self, bytenr: u64, generation: u64) -> Option<Extent> {
+        self.shard(bytenr).as_of(bytenr, generation)
+    }
+
+    fn touched(&self, generation: u64) -> Vec<u64> {
+        let mut touched: Vec<u64> =
+            self.shards.iter().flat_map(|shard| shard.touched(generation)).collect();
+        touched.sort_unstable();
+        touched
+    }
+
+    fn crossing(&self, range: &Range<u64>) -> Vec<ExtentDump> {
+        crossing(range, |edge| {
+            let before = self.shards.iter().filter_map(|shard| shard.last_live_before(edge));
+            self.dump(before.max()?)
+        })
+    }
+
+    fn live(&self) -> u64 {
+        self.shards.iter().map(Ledger::live).sum()
+    }
+
+    fn visit(&self, each: &mut dyn FnMut(u64, &Extent)) {
+        let mut from = Some(0);
+        while let Some(bytenr) = from {
+            let firsts = self.shards.iter().filter_map(|shard| shard.first_from(bytenr));
+            let Some(first) = firsts.min() else { return };
+            let last = first | ((1 << STRIPE_BITS) - 1);
+            self.shard(first).visit_in(first..=last, each);
+            from = last.checked_add(1);
+        }
+    }
+
+    fn dump(&self, bytenr: u64) -> Option<ExtentDump> {
+        self.shard(bytenr).dump(bytenr)
+    }
+
+    fn kept(&self) -> Kept {
+        self.shards.iter().map(Ledger::kept).fold(Kept::default(), |all, one| Kept {
+            total_bytes: all.total_bytes + one.total_bytes,
+            history_bytes: all.history_bytes + one.history_bytes,
+            history_after: all.history_after.max(one.history_after),
+            tombstones_after: all.tombstones_after.max(one.tombstones_after),
+            over_ceiling: all.over_ceiling | one.over_ceiling,
+        })
+    }
+}
