@@ -181,7 +181,18 @@ impl Agent {
             unseen: unseen.into_iter().map(str::to_owned).collect(),
             devices: devices.iter().map(|device| device.given.display().to_string()).collect(),
         };
-        Ok(Self { ebpf, attached, ring, ring_bytes, losses, layout, tracing, devices, mounts, hello })
+        Ok(Self {
+            ebpf,
+            attached,
+            ring,
+            ring_bytes,
+            losses,
+            layout,
+            tracing,
+            devices,
+            mounts,
+            hello,
+        })
     }
 
     /// Who speaks, and what it can see.
