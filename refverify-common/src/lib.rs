@@ -25,6 +25,13 @@ pub const PAYLOAD_MAX_BYTES: usize = 72;
 /// An offset in [`Layout`] that this kernel does not have, or this mode does not need.
 pub const ABSENT: u32 = u32::MAX;
 
+/// A file system's device, as `super_block.s_id` names it: the kernel's name of the block device,
+/// filled up with zeros.
+pub type DeviceName = [u8; 32];
+
+/// `btrfs_fs_info.chunk_tree_uuid`. Zeros until a mount has read the chunk tree's root.
+pub type ChunkTreeUuid = [u8; 16];
+
 /// What a record tells; the first word of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -225,8 +232,13 @@ pub struct Layout {
     /// `btrfs_root.fs_info`; needed with [`commit_argument::ROOT`].
     pub root_fs_info: u32,
 
-    /// `btrfs_fs_info.fs_devices`.
+    /// `btrfs_fs_info.fs_devices`. Absent on a kernel that does not describe btrfs: its offset
+    /// depends on the configuration. Then the two members after it serve instead.
     pub fs_info_fs_devices: u32,
+    /// `btrfs_fs_info.chunk_tree_uuid`.
+    pub fs_info_chunk_tree_uuid: u32,
+    /// `super_block.s_id`.
+    pub super_id: u32,
     /// `btrfs_fs_info.last_trans_committed`.
     pub fs_info_last_trans_committed: u32,
     /// `btrfs_fs_info.generation`.
@@ -279,6 +291,8 @@ impl Layout {
         commit_argument: 0,
         root_fs_info: ABSENT,
         fs_info_fs_devices: ABSENT,
+        fs_info_chunk_tree_uuid: ABSENT,
+        super_id: ABSENT,
         fs_info_last_trans_committed: ABSENT,
         fs_info_generation: ABSENT,
         fs_info_fs_error: ABSENT,

@@ -1,7 +1,7 @@
 //! Reading kernel memory.
 
 use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_get_current_task};
-use refverify_common::ABSENT;
+use refverify_common::{ABSENT, ChunkTreeUuid, DeviceName};
 
 use crate::maps::layout;
 
@@ -26,6 +26,27 @@ pub(crate) fn current_trans() -> u64 {
 #[inline(always)]
 pub(crate) fn fs_info_and_transid(trans: u64) -> Option<(u64, u64)> {
     Some((read(trans, layout!(trans_fs_info))?, read(trans, layout!(trans_transid))?))
+}
+
+/// Whether [`device_of`] can be asked: whether the offset of `fs_info->fs_devices` is known.
+#[inline(always)]
+pub(crate) fn knows_devices() -> bool {
+    layout!(fs_info_fs_devices) != ABSENT
+}
+
+/// The name of the device that a file system is mounted from. btrfs writes it into the super
+/// block just before `open_ctree` (`btrfs_mount_root` in 5.10 and 6.1, `btrfs_get_tree_super` in
+/// 6.12; `"%pg"` of `latest_bdev`).
+#[inline(always)]
+pub(crate) fn device_name_of(super_block: u64) -> Option<DeviceName> {
+    read(super_block, layout!(super_id))
+}
+
+/// The chunk tree's UUID; zeros before `open_ctree` has read that tree's root, which it does
+/// before it changes anything.
+#[inline(always)]
+pub(crate) fn chunk_tree_uuid_of(fs_info: u64) -> Option<ChunkTreeUuid> {
+    read(fs_info, layout!(fs_info_chunk_tree_uuid))
 }
 
 /// The number of the device that the file system was mounted from, as the kernel keeps it

@@ -171,9 +171,10 @@ pub(crate) fn kprobe_open_ctree(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn open_ctree(ctx: &ProbeContext) -> Option<()> {
-    let fs_info = kernel::read(ctx.arg(0)?, layout!(super_fs_info));
-    match fs_info {
-        Some(fs_info) => fs::begin(fs_info),
+    let super_block = ctx.arg(0)?;
+    match kernel::read(super_block, layout!(super_fs_info)) {
+        Some(fs_info) if kernel::knows_devices() => fs::begin(fs_info),
+        Some(fs_info) => fs::begin_by_name(fs_info, super_block),
         None => record::count_loss(unreadable_index(SLOT_UNKNOWN)),
     }
     Some(())

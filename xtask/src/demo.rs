@@ -15,7 +15,7 @@ use crate::{
 /// Arguments of the verb.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Runs it in a QEMU VM with a stock Debian kernel (6.1 or 6.12), not on this one
+    /// Runs it in a QEMU VM with a stock Debian kernel (5.10, 6.1 or 6.12), not on this one
     #[arg(long, value_name = "KERNEL")]
     vm: Option<String>,
 }

@@ -12,10 +12,15 @@ use std::{
 };
 
 use bytes::Bytes;
+use refverify_common::DeviceName;
 use rustix::fs::{OFlags, major, minor};
+use uuid::Uuid;
 
 use crate::{
-    btrfs::format::{self, Superblock, SuperblockError, Unsupported},
+    btrfs::{
+        self, ChunkTreeError,
+        format::{self, ReadFailure, Superblock, SuperblockError, Unsupported},
+    },
     feed::{BlockError, BlockRequest},
 };
 
@@ -156,6 +161,15 @@ impl Device {
         (major(self.rdev) << 20) | (minor(self.rdev) & 0xf_ffff)
     }
 
+    /// Its name as the kernel writes it into `super_block.s_id` (`"%pg"`, of which sysfs changes
+    /// `/` to `!`); none if it is too long to be written there whole.
+    pub(super) fn kernel_name(&self) -> Option<DeviceName> {
+        let mut name = DeviceName::default();
+        let (filled, end) = name.split_at_mut_checked(self.kname.len())?;
+        filled.copy_from_slice(self.kname.replace('!', "/").as_bytes());
+        (!end.is_empty()).then_some(name)
+    }
+
     /// Whether the path still names the device that is open.
     fn is_still_there(&self) -> bool {
         fs::metadata(&self.path).is_ok_and(|now| now.rdev() == self.rdev)
@@ -191,6 +205,13 @@ impl Device {
         let now = self.super_state().ok().flatten().map_or(0, |state| state.devid);
         self.devid.store(now, Ordering::Relaxed);
         devid == now
+    }
+
+    /// The chunk tree's UUID of the file system that is on it now.
+    pub(super) fn chunk_tree_uuid(&self) -> Result<Uuid, ChunkTreeError> {
+        btrfs::chunk_tree_uuid(|offset, len_bytes| {
+            read_direct(&self.file, offset, len_bytes).map_err(ReadFailure::new)
+        })
     }
 
     /// The state in the primary superblock; none if there is no btrfs.

@@ -28,8 +28,11 @@ pub(crate) struct Line {
 }
 
 /// The lines that tests run on.
-pub(crate) const LINES: [Line; 2] =
-    [Line { name: "6.1", suite: "bookworm" }, Line { name: "6.12", suite: "trixie" }];
+pub(crate) const LINES: [Line; 3] = [
+    Line { name: "5.10", suite: "bullseye" },
+    Line { name: "6.1", suite: "bookworm" },
+    Line { name: "6.12", suite: "trixie" },
+];
 
 /// In a kernel's directory: names its release, and says that all of it is there.
 const MARKER: &str = "release";

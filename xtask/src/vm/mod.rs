@@ -23,7 +23,7 @@ pub(crate) use qemu::{Echo, Verdict};
 /// Arguments of the verb.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Which kernel: 6.1 or 6.12
+    /// Which kernel: 5.10, 6.1 or 6.12
     kernel: String,
     /// What to run in it; `cargo xtask vm 6.1 list` names them
     #[arg(required = true)]
