@@ -247,7 +247,7 @@ fn block_device(given: &Path) -> Result<PathBuf, DeviceError> {
     let mount_point = fs::canonicalize(given).map_err(failed)?;
     let mountinfo = fs::read("/proc/self/mountinfo").map_err(failed)?;
     let source =
-        super::mounts::btrfs_source(&mountinfo, &mount_point).ok_or_else(not_block_device)?;
+        super::mountinfo::btrfs_source(&mountinfo, &mount_point).ok_or_else(not_block_device)?;
     match fs::metadata(&source) {
         Ok(metadata) if metadata.file_type().is_block_device() => Ok(source),
         _ => Err(not_block_device()),

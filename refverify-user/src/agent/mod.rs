@@ -43,6 +43,7 @@ mod decode;
 mod device;
 mod layout;
 mod losses;
+mod mountinfo;
 mod mounts;
 mod preflight;
 mod probes;

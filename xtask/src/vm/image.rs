@@ -5,8 +5,8 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 
-use super::{initramfs::Archive, kernel::Kernel, modules};
-use crate::{command, guest, machine};
+use super::{agreement, initramfs::Archive, kernel::Kernel, modules};
+use crate::{command, machine};
 
 /// The host's programs that scenarios start.
 const PROGRAMS: [&str; 7] =
@@ -17,14 +17,14 @@ pub(super) fn pack(path: &Path, kernel: &Kernel, xtask: &Path, monitor: &Path) -
     let mut archive = Archive::create(path)?;
     // The kernel opens it for init before anything is mounted.
     archive.device("/dev/console", 5, 1)?;
-    for dir in guest::MOUNT_POINTS {
+    for dir in agreement::MOUNT_POINTS {
         archive.directory(Path::new(dir))?;
     }
     archive.file("/init", 0o755, &read(xtask)?)?;
-    archive.file(guest::MONITOR, 0o755, &read(monitor)?)?;
+    archive.file(agreement::MONITOR, 0o755, &read(monitor)?)?;
     for (number, module) in modules::load_order(&kernel.modules)?.into_iter().enumerate() {
         // Loaded in the order of their names.
-        let name = format!("{}/{number:02}-{}.ko", guest::MODULES, module.name);
+        let name = format!("{}/{number:02}-{}.ko", agreement::MODULES, module.name);
         archive.file(&name, 0o644, &module.content)?;
     }
     for name in PROGRAMS {

@@ -11,14 +11,16 @@ use anyhow::{Result, bail};
 
 use crate::{build, scenario, workspace};
 
+pub(crate) mod agreement;
 mod image;
 mod initramfs;
 mod kernel;
 mod modules;
 mod qemu;
 
+pub(crate) use agreement::Verdict;
 pub(crate) use kernel::{LINES, obstacle};
-pub(crate) use qemu::{Echo, Verdict};
+pub(crate) use qemu::Echo;
 
 /// Arguments of the verb.
 #[derive(clap::Args)]

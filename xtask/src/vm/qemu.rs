@@ -1,7 +1,6 @@
 //! One boot: QEMU, its console, and how it ended.
 
 use std::{
-    fmt,
     fs::File,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -13,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::guest;
+use super::agreement::{self, Verdict};
 
 /// What a kernel says when it will not go on.
 const HANG_MARKERS: [&str; 5] =
@@ -43,28 +42,10 @@ pub(crate) enum Echo {
     Scenario,
 }
 
-/// How a scenario ended.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Passed,
-    Skipped(String),
-    Failed(String),
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Passed => f.write_str("passed"),
-            Self::Skipped(why) => write!(f, "SKIPPED: {why}"),
-            Self::Failed(why) => write!(f, "FAILED: {why}"),
-        }
-    }
-}
-
 /// Boots, and watches the console until QEMU ends, hangs or is out of time.
 pub(super) fn run(boot: &Boot) -> Result<Verdict> {
     let disk = tempfile::NamedTempFile::new().context("cannot make a scratch disk")?;
-    disk.as_file().set_len(guest::DISK_LEN_BYTES)?;
+    disk.as_file().set_len(agreement::DISK_LEN_BYTES)?;
     let mut qemu = start(boot, disk.path())?;
     let verdict = watch(boot, &mut qemu);
     // Harmless when it has ended; needed when it has not.
@@ -76,7 +57,7 @@ pub(super) fn run(boot: &Boot) -> Result<Verdict> {
 fn start(boot: &Boot, disk: &Path) -> Result<Child> {
     let append = format!(
         "console=ttyS0 panic=-1 loglevel=5 mitigations=off watchdog_thresh=60 {}={}",
-        guest::SCENARIO_PARAMETER,
+        agreement::SCENARIO_PARAMETER,
         boot.scenario
     );
     Command::new("qemu-system-x86_64")
@@ -127,7 +108,7 @@ fn watch(boot: &Boot, qemu: &mut Child) -> Result<Verdict> {
             hang = Some(format!("the kernel said: {line}"));
             end = Instant::now() + EPILOGUE;
         }
-        verdict = verdict.or_else(|| guest::parse_verdict(&line));
+        verdict = verdict.or_else(|| agreement::parse_verdict(&line));
     }
     let log = boot.log.display();
     Ok(match (hang, verdict) {
