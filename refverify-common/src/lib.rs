@@ -221,6 +221,9 @@ pub struct Layout {
     pub trans_transid: u32,
     /// `btrfs_trans_handle.fs_info`.
     pub trans_fs_info: u32,
+    /// Where else that member may be, on a kernel that does not describe btrfs. What is there may
+    /// be anything, and counts only if it is the address of a file system that is known.
+    pub trans_fs_info_or: u32,
     /// `btrfs_trans_handle.transaction`; needed with [`commit_argument::TRANS`].
     pub trans_transaction: u32,
     /// `btrfs_transaction.state`.
@@ -285,6 +288,7 @@ impl Layout {
         data_len_bytes: 0,
         trans_transid: ABSENT,
         trans_fs_info: ABSENT,
+        trans_fs_info_or: ABSENT,
         trans_transaction: ABSENT,
         transaction_state: ABSENT,
         state_super_committed: 0,

@@ -39,7 +39,22 @@ pub(crate) fn watched_trans(trans: u64) -> Option<(u32, u64)> {
         record::count_loss(unreadable_index(SLOT_UNKNOWN));
         return None;
     };
-    Some((watched_slot(fs_info)?, transid))
+    let slot = match watched_slot(fs_info) {
+        None => watched_slot(kernel::fs_info_elsewhere(trans)?)?,
+        Some(slot) => slot,
+    };
+    Some((slot, transid))
+}
+
+/// The same, if the file system is known to be watched; nothing is looked up or counted.
+#[inline(always)]
+pub(crate) fn known_trans(trans: u64) -> Option<(u32, u64)> {
+    let (fs_info, transid) = kernel::fs_info_and_transid(trans)?;
+    let slot = match known_slot(fs_info) {
+        None => known_slot(kernel::fs_info_elsewhere(trans)?)?,
+        Some(slot) => slot,
+    };
+    Some((slot, transid))
 }
 
 /// A mount begins: whatever was known under this address is of the past.
@@ -85,10 +100,8 @@ fn learn(fs_info: u64, kind: RecordKind) -> Option<u32> {
 /// no verdict to remember: user space may not have read that UUID yet.
 #[inline(always)]
 fn learn_by_chunk_tree(fs_info: u64) -> Option<u32> {
-    let Some(uuid) = kernel::chunk_tree_uuid_of(fs_info) else {
-        record::count_loss(unreadable_index(SLOT_UNKNOWN));
-        return None;
-    };
+    // What cannot be read is no `btrfs_fs_info`: `kernel::fs_info_elsewhere`.
+    let uuid = kernel::chunk_tree_uuid_of(fs_info)?;
     // SAFETY: the value is one word and copied at once. Zeros are never in the map.
     let slot = unsafe { WATCHED_CHUNK_TREES.get(uuid) }.copied()?;
     settle(fs_info, RecordKind::FsSeen, Some(slot))

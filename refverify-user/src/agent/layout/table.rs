@@ -53,6 +53,7 @@ pub(super) fn for_kprobes(
         data_len_bytes: len_bytes,
         trans_transid: 0,
         trans_fs_info: trans_fs_info(version),
+        trans_fs_info_or: trans_fs_info(version) + 8,
         // The first member in 5.10 to 7.3.
         fs_info_chunk_tree_uuid: 0,
         group_start,
@@ -66,12 +67,13 @@ pub(super) fn for_kprobes(
 }
 
 /// `btrfs_trans_handle.fs_info`: `root`, before it, went in 5.17; 6.7 added two members of 8
-/// bytes.
+/// bytes. Or 8 bytes further: the member `pending_snapshot` came in with a fix that went into
+/// stable kernels too. 5.10.223 is without it, 5.10.262 and 6.1.187 have it.
 fn trans_fs_info(version: Version) -> u32 {
     match version {
-        (..5, _) | (5, ..17) => 88,
-        (..6, _) | (6, ..7) => 80,
-        _ => 96,
+        (..5, _) | (5, ..17) => 80,
+        (..6, _) | (6, ..7) => 72,
+        _ => 88,
     }
 }
 

@@ -322,16 +322,17 @@ fn the_table_knows_where_transaction_and_group_changed() {
     let map = Some(GroupBound::ExtentMap);
     let chunk = Some(GroupBound::ChunkMap);
     for (release, fs_info, expected) in [
-        ("5.10.0", 88, (map, 24, 32)),
-        ("5.16.9", 88, (map, 24, 32)),
-        ("5.17.0", 80, (map, 24, 32)),
-        ("6.6.0", 80, (map, 24, 32)),
-        ("6.7.12", 96, (map, 24, 32)),
-        ("6.8.0", 96, (chunk, 32, 40)),
-        ("7.3.0", 96, (chunk, 32, 40)),
+        ("5.10.0", 80, (map, 24, 32)),
+        ("5.16.9", 80, (map, 24, 32)),
+        ("5.17.0", 72, (map, 24, 32)),
+        ("6.6.0", 72, (map, 24, 32)),
+        ("6.7.12", 88, (map, 24, 32)),
+        ("6.8.0", 88, (chunk, 32, 40)),
+        ("7.3.0", 88, (chunk, 32, 40)),
     ] {
         let KernelLayout { ebpf, group_bound, .. } = from_table(release).expect("known");
         assert_eq!((ebpf.trans_transid, ebpf.trans_fs_info), (0, fs_info), "{release}");
+        assert_eq!(ebpf.trans_fs_info_or, fs_info + 8, "with pending_snapshot; {release}");
         assert_eq!((group_bound, ebpf.group_start, ebpf.group_len), expected, "{release}");
     }
 }
