@@ -46,15 +46,18 @@ pub(crate) enum Echo {
 pub(super) fn run(boot: &Boot) -> Result<Verdict> {
     let disk = tempfile::NamedTempFile::new().context("cannot make a scratch disk")?;
     disk.as_file().set_len(agreement::DISK_LEN_BYTES)?;
-    let mut qemu = start(boot, disk.path())?;
-    let verdict = watch(boot, &mut qemu);
+    let log =
+        File::create(&boot.log).with_context(|| format!("cannot create {}", boot.log.display()))?;
+    // QEMU's own complaints go to the log as well.
+    let mut qemu = start(boot, disk.path(), log.try_clone()?)?;
+    let verdict = watch(boot, &mut qemu, log);
     // Harmless when it has ended; needed when it has not.
     let _ = qemu.kill();
     qemu.wait()?;
     verdict
 }
 
-fn start(boot: &Boot, disk: &Path) -> Result<Child> {
+fn start(boot: &Boot, disk: &Path, complaints: File) -> Result<Child> {
     let append = format!(
         "console=ttyS0 panic=-1 loglevel=5 mitigations=off watchdog_thresh=60 {}={}",
         agreement::SCENARIO_PARAMETER,
@@ -76,14 +79,12 @@ fn start(boot: &Boot, disk: &Path) -> Result<Child> {
         .arg(format!("file={},format=raw,if=virtio,cache=unsafe", disk.display()))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(complaints)
         .spawn()
         .context("cannot start qemu-system-x86_64")
 }
 
-fn watch(boot: &Boot, qemu: &mut Child) -> Result<Verdict> {
-    let mut log =
-        File::create(&boot.log).with_context(|| format!("cannot create {}", boot.log.display()))?;
+fn watch(boot: &Boot, qemu: &mut Child, mut log: File) -> Result<Verdict> {
     let lines = read_lines(qemu);
     let mut end = Instant::now() + boot.limit;
     let mut verdict = None;
@@ -143,18 +144,17 @@ mod tests {
 
     /// What `watch` makes of a machine that prints `console` by `sh`.
     fn watched(console: &str, limit: Duration) -> Verdict {
-        let dir = tempfile::tempdir().unwrap();
         let boot = Boot {
             kernel: Path::new("none"),
             initramfs: Path::new("none"),
             scenario: "none",
-            log: dir.path().join("log"),
+            log: PathBuf::from("none"),
             limit,
             echo: Echo::Nothing,
         };
         let mut machine =
             Command::new("sh").args(["-c", console]).stdout(Stdio::piped()).spawn().unwrap();
-        let verdict = watch(&boot, &mut machine).unwrap();
+        let verdict = watch(&boot, &mut machine, tempfile::tempfile().unwrap()).unwrap();
         machine.kill().unwrap();
         machine.wait().unwrap();
         verdict
