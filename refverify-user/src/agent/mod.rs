@@ -169,9 +169,10 @@ impl Agent {
         let mut ebpf = probes::load(&hooks, &layout.ebpf, &devices, ring_bytes)?;
         let ring = probes::ring(&mut ebpf)?;
         let losses = LossCounters::new(losses_map(&mut ebpf)?, &ebpf);
-        let chunk_trees = match layout.knows_devices() {
-            true => None,
-            false => Some(probes::chunk_trees(&mut ebpf, devices.len())?),
+        let chunk_trees = if layout.knows_devices() {
+            None
+        } else {
+            Some(probes::chunk_trees(&mut ebpf, devices.len())?)
         };
         let mounts = Mounts::new(Arc::clone(&devices), mode, chunk_trees);
         let attached = probes::attach(&mut ebpf, &hooks)?;

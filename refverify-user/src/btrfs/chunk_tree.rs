@@ -22,7 +22,7 @@ pub enum ChunkTreeError {
     #[error("{pointer}: {fault}")]
     Root {
         /// What should be there.
-        pointer: BlockPointer,
+        pointer: Box<BlockPointer>,
         /// What is wrong with the last copy.
         fault: BlockFault,
     },
@@ -57,5 +57,5 @@ pub fn chunk_tree_uuid(
             Err(found) => fault = found,
         }
     }
-    Err(ChunkTreeError::Root { pointer, fault })
+    Err(ChunkTreeError::Root { pointer: Box::new(pointer), fault })
 }
