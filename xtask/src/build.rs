@@ -20,7 +20,12 @@ pub(crate) fn monitor() -> Result<PathBuf> {
 /// This program as a static binary: the init of a VM.
 pub(crate) fn static_xtask() -> Result<PathBuf> {
     show_and_run(&mut cargo(&["build", "--quiet", "-p", "xtask", "--target", STATIC_TARGET]))?;
-    Ok(workspace::target().join(STATIC_TARGET).join("debug/xtask"))
+    Ok(static_xtask_file())
+}
+
+/// Where that is, once it was built.
+pub(crate) fn static_xtask_file() -> PathBuf {
+    workspace::target().join(STATIC_TARGET).join("debug/xtask")
 }
 
 /// Cargo in the workspace, with the tools of `setup` on PATH.

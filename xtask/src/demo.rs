@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             "Booting Linux {} in QEMU, which emulates the processor: it takes a while.",
             vm.release()
         );
-        let verdict = vm.run(scenario::find("demo")?, Echo::Scenario)?;
+        let verdict = vm.run(scenario::find("demo")?.name, Echo::Scenario)?;
         if verdict != Verdict::Passed {
             bail!("the demo on Linux {}: {verdict}", vm.release());
         }

@@ -57,13 +57,28 @@ pub(super) fn run(boot: &Boot) -> Result<Verdict> {
     verdict
 }
 
-fn start(boot: &Boot, disk: &Path, complaints: File) -> Result<Child> {
-    let append = format!(
-        "console=ttyS0 panic=-1 loglevel=5 mitigations=off watchdog_thresh=60 {}={}",
+/// The kernel's command line for a scenario.
+pub(super) fn kernel_parameters(scenario: &str) -> String {
+    format!(
+        "console=ttyS0 panic=-1 loglevel=5 mitigations=off watchdog_thresh=60 {}={scenario}",
         agreement::SCENARIO_PARAMETER,
-        boot.scenario
-    );
-    Command::new("qemu-system-x86_64")
+    )
+}
+
+fn start(boot: &Boot, disk: &Path, complaints: File) -> Result<Child> {
+    let append = kernel_parameters(boot.scenario);
+    command(boot.kernel, boot.initramfs, &append, disk)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(complaints)
+        .spawn()
+        .context("cannot start qemu-system-x86_64")
+}
+
+/// A machine with a console on its standard output and a disk.
+pub(super) fn command(kernel: &Path, initramfs: &Path, append: &str, disk: &Path) -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command
         // Emulation works everywhere. KVM that is there but does not work (in nested VMs) ends
         // QEMU instead of being passed over.
         .args(["-accel", "tcg,thread=multi"])
@@ -71,17 +86,13 @@ fn start(boot: &Boot, disk: &Path, complaints: File) -> Result<Child> {
         .args(["-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot"])
         .args(["-nodefaults", "-no-user-config"])
         .arg("-kernel")
-        .arg(boot.kernel)
+        .arg(kernel)
         .arg("-initrd")
-        .arg(boot.initramfs)
-        .args(["-append", &append])
+        .arg(initramfs)
+        .args(["-append", append])
         .arg("-drive")
-        .arg(format!("file={},format=raw,if=virtio,cache=unsafe", disk.display()))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(complaints)
-        .spawn()
-        .context("cannot start qemu-system-x86_64")
+        .arg(format!("file={},format=raw,if=virtio,cache=unsafe", disk.display()));
+    command
 }
 
 fn watch(boot: &Boot, qemu: &mut Child, mut log: File) -> Result<Verdict> {
