@@ -290,7 +290,11 @@ fn a_guest_that_floods_is_refused_at_its_share() {
         drop(input);
     });
     assert_eq!(told.status, 4, "{}", told.reports);
-    assert!(told.reports.contains("11000 waiting events are more than its share"), "{}", told.reports);
+    assert!(
+        told.reports.contains("11000 waiting events are more than its share"),
+        "{}",
+        told.reports
+    );
     assert!(!told.reports.contains("\"finding\""), "{}", told.reports);
 }
 

@@ -25,5 +25,5 @@ pub use converse::Lost;
 pub use guest::{AttachError, Attached, attach};
 pub use qga::QgaError;
 pub use ssh::SshCommand;
-pub use target::{GuestAgent, Guest, TargetError, Way, guests};
+pub use target::{Guest, GuestAgent, TargetError, Way, guests};
 pub use watch::{Watching, watch};

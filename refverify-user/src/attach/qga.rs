@@ -161,7 +161,8 @@ mod tests {
 
     #[test]
     fn a_guest_agent_that_may_not_is_told_from_one_that_is_none() {
-        let refused = b"{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"disabled\\u001b\"}}\n";
+        let refused =
+            b"{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"disabled\\u001b\"}}\n";
         let text = asked(refused).0.unwrap_err().to_string();
         assert!(text.contains("cannot start a shell: disabled\\u{1b}"), "{text}");
         let text = asked(b"login:\n").0.unwrap_err().to_string();

@@ -11,7 +11,9 @@ use std::{
 };
 
 use refverify_user::{
-    attach::{AgentFile, Guest, GuestAgent, SshCommand, Watching, Way, attach as connect, guests, watch},
+    attach::{
+        AgentFile, Guest, GuestAgent, SshCommand, Watching, Way, attach as connect, guests, watch,
+    },
     cli::Attach,
     feed::{ToAgent, recording::Recorder},
     report::Reporter,
@@ -89,7 +91,8 @@ fn named_guests(asked: &Attach) -> Fallible<Vec<Guest>> {
     }
     let mut guests = guests(&words, config.as_ref())?;
     if let Some(socket) = &asked.serial {
-        let agent = |socket: &PathBuf| GuestAgent { socket: socket.clone(), port: asked.port.clone() };
+        let agent =
+            |socket: &PathBuf| GuestAgent { socket: socket.clone(), port: asked.port.clone() };
         let starter = asked.qga.as_ref().map(agent);
         guests[0].way = Way::Serial { socket: socket.clone(), starter };
     }

@@ -123,8 +123,7 @@ fn exit_status_is_a_mask() {
     let mut lossy = clean_summary();
     lossy.losses = bad_summary().losses;
     assert_eq!(exit_status(&ended(lossy.clone())), 4);
-    let unread =
-        Outcome { summary: Some(lossy), output_failed: true, ..Outcome::default() };
+    let unread = Outcome { summary: Some(lossy), output_failed: true, ..Outcome::default() };
     assert_eq!(exit_status(&unread), 1 | 4);
     let no_summary = Outcome::default();
     assert_eq!(exit_status(&no_summary), 4, "what happened is not known");
