@@ -25,6 +25,13 @@ pub const PAYLOAD_MAX_BYTES: usize = 72;
 /// An offset in [`Layout`] that this kernel does not have, or this mode does not need.
 pub const ABSENT: u32 = u32::MAX;
 
+/// A file system's device, as `super_block.s_id` names it: the kernel's name of the block device,
+/// filled up with zeros.
+pub type DeviceName = [u8; 32];
+
+/// `btrfs_fs_info.chunk_tree_uuid`. Zeros until a mount has read the chunk tree's root.
+pub type ChunkTreeUuid = [u8; 16];
+
 /// What a record tells; the first word of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -214,6 +221,9 @@ pub struct Layout {
     pub trans_transid: u32,
     /// `btrfs_trans_handle.fs_info`.
     pub trans_fs_info: u32,
+    /// Where else that member may be, on a kernel that does not describe btrfs. What is there may
+    /// be anything, and counts only if it is the address of a file system that is known.
+    pub trans_fs_info_or: u32,
     /// `btrfs_trans_handle.transaction`; needed with [`commit_argument::TRANS`].
     pub trans_transaction: u32,
     /// `btrfs_transaction.state`.
@@ -225,8 +235,13 @@ pub struct Layout {
     /// `btrfs_root.fs_info`; needed with [`commit_argument::ROOT`].
     pub root_fs_info: u32,
 
-    /// `btrfs_fs_info.fs_devices`.
+    /// `btrfs_fs_info.fs_devices`. Absent on a kernel that does not describe btrfs: its offset
+    /// depends on the configuration. Then the two members after it serve instead.
     pub fs_info_fs_devices: u32,
+    /// `btrfs_fs_info.chunk_tree_uuid`.
+    pub fs_info_chunk_tree_uuid: u32,
+    /// `super_block.s_id`.
+    pub super_id: u32,
     /// `btrfs_fs_info.last_trans_committed`.
     pub fs_info_last_trans_committed: u32,
     /// `btrfs_fs_info.generation`.
@@ -273,12 +288,15 @@ impl Layout {
         data_len_bytes: 0,
         trans_transid: ABSENT,
         trans_fs_info: ABSENT,
+        trans_fs_info_or: ABSENT,
         trans_transaction: ABSENT,
         transaction_state: ABSENT,
         state_super_committed: 0,
         commit_argument: 0,
         root_fs_info: ABSENT,
         fs_info_fs_devices: ABSENT,
+        fs_info_chunk_tree_uuid: ABSENT,
+        super_id: ABSENT,
         fs_info_last_trans_committed: ABSENT,
         fs_info_generation: ABSENT,
         fs_info_fs_error: ABSENT,

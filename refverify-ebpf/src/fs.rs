@@ -3,12 +3,16 @@
 //! A file system is known by the address of its `btrfs_fs_info`; the first time that one is
 //! met its device decides, and the verdict is remembered until the file system goes. User
 //! space hears of a watched one before its first event.
+//!
+//! Where the way from a `btrfs_fs_info` to its device is not known (the kernel does not describe
+//! btrfs), a mount that begins is known by its device's name, and a file system that was mounted
+//! before by its chunk tree's UUID.
 
 use refverify_common::{NOT_WATCHED, RecordKind, SLOT_UNKNOWN, SLOTS_MAX, unreadable_index};
 
 use crate::{
     kernel,
-    maps::{FILE_SYSTEMS, WATCHED},
+    maps::{FILE_SYSTEMS, WATCHED, WATCHED_CHUNK_TREES, WATCHED_NAMES},
     record::{self, Signal},
 };
 
@@ -17,7 +21,8 @@ use crate::{
 pub(crate) fn watched_slot(fs_info: u64) -> Option<u32> {
     match verdict(fs_info) {
         Some(verdict) => as_slot(verdict),
-        None => learn(fs_info, RecordKind::FsSeen),
+        None if kernel::knows_devices() => learn(fs_info, RecordKind::FsSeen),
+        None => learn_by_chunk_tree(fs_info),
     }
 }
 
@@ -34,13 +39,39 @@ pub(crate) fn watched_trans(trans: u64) -> Option<(u32, u64)> {
         record::count_loss(unreadable_index(SLOT_UNKNOWN));
         return None;
     };
-    Some((watched_slot(fs_info)?, transid))
+    let slot = match watched_slot(fs_info) {
+        None => watched_slot(kernel::fs_info_elsewhere(trans)?)?,
+        Some(slot) => slot,
+    };
+    Some((slot, transid))
+}
+
+/// The same, if the file system is known to be watched; nothing is looked up or counted.
+#[inline(always)]
+pub(crate) fn known_trans(trans: u64) -> Option<(u32, u64)> {
+    let (fs_info, transid) = kernel::fs_info_and_transid(trans)?;
+    let slot = match known_slot(fs_info) {
+        None => known_slot(kernel::fs_info_elsewhere(trans)?)?,
+        Some(slot) => slot,
+    };
+    Some((slot, transid))
 }
 
 /// A mount begins: whatever was known under this address is of the past.
 #[inline(always)]
 pub(crate) fn begin(fs_info: u64) {
     learn(fs_info, RecordKind::MountBegins);
+}
+
+/// The same, where only the super block tells the device.
+#[inline(always)]
+pub(crate) fn begin_by_name(fs_info: u64, super_block: u64) {
+    let Some(name) = kernel::device_name_of(super_block) else {
+        return record::count_loss(unreadable_index(SLOT_UNKNOWN));
+    };
+    // SAFETY: the value is copied at once; user space has written it before attaching.
+    let slot = unsafe { WATCHED_NAMES.get(name) }.copied();
+    settle(fs_info, RecordKind::MountBegins, slot);
 }
 
 /// A file system goes; its address may be used again.
@@ -53,8 +84,7 @@ pub(crate) fn end(fs_info: u64) {
     let _ = FILE_SYSTEMS.remove(fs_info);
 }
 
-/// Looks up a file system's device, tells user space if it is watched, and remembers the
-/// verdict, unless telling failed: then the next event tries again.
+/// Looks up a file system's device, and settles the verdict.
 #[inline(always)]
 fn learn(fs_info: u64, kind: RecordKind) -> Option<u32> {
     let Some(device) = kernel::device_of(fs_info) else {
@@ -63,6 +93,24 @@ fn learn(fs_info: u64, kind: RecordKind) -> Option<u32> {
     };
     // SAFETY: the value is copied at once; user space has written it before attaching.
     let slot = unsafe { WATCHED.get(device) }.copied();
+    settle(fs_info, kind, slot)
+}
+
+/// The same by the chunk tree of a file system whose mount was not seen. That it is not watched is
+/// no verdict to remember: user space may not have read that UUID yet.
+#[inline(always)]
+fn learn_by_chunk_tree(fs_info: u64) -> Option<u32> {
+    // What cannot be read is no `btrfs_fs_info`: `kernel::fs_info_elsewhere`.
+    let uuid = kernel::chunk_tree_uuid_of(fs_info)?;
+    // SAFETY: the value is one word and copied at once. Zeros are never in the map.
+    let slot = unsafe { WATCHED_CHUNK_TREES.get(uuid) }.copied()?;
+    settle(fs_info, RecordKind::FsSeen, Some(slot))
+}
+
+/// Tells user space of a watched file system, and remembers the verdict, unless telling failed:
+/// then the next event tries again.
+#[inline(always)]
+fn settle(fs_info: u64, kind: RecordKind, slot: Option<u32>) -> Option<u32> {
     if let Some(slot) = slot
         && !Signal::new(kind, slot, fs_info).emit()
     {

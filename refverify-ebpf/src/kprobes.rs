@@ -123,11 +123,11 @@ fn retract_if_failed(ctx: &RetProbeContext) {
     if errno >= 0 {
         return;
     }
-    let signal = match kernel::fs_info_and_transid(kernel::current_trans()) {
-        Some((fs_info, transid)) => match fs::known_slot(fs_info) {
-            Some(slot) => Signal::new(RecordKind::Retraction, slot, transid),
-            None => return,
-        },
+    let trans = kernel::current_trans();
+    let signal = match fs::known_trans(trans) {
+        Some((slot, transid)) => Signal::new(RecordKind::Retraction, slot, transid),
+        // It can be told, and the file system is not a watched one.
+        None if kernel::fs_info_and_transid(trans).is_some() => return,
         None => Signal::new(RecordKind::Retraction, SLOT_UNKNOWN, 0),
     };
     signal.with_errno(errno).emit();
@@ -171,9 +171,10 @@ pub(crate) fn kprobe_open_ctree(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn open_ctree(ctx: &ProbeContext) -> Option<()> {
-    let fs_info = kernel::read(ctx.arg(0)?, layout!(super_fs_info));
-    match fs_info {
-        Some(fs_info) => fs::begin(fs_info),
+    let super_block = ctx.arg(0)?;
+    match kernel::read(super_block, layout!(super_fs_info)) {
+        Some(fs_info) if kernel::knows_devices() => fs::begin(fs_info),
+        Some(fs_info) => fs::begin_by_name(fs_info, super_block),
         None => record::count_loss(unreadable_index(SLOT_UNKNOWN)),
     }
     Some(())

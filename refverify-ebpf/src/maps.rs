@@ -4,7 +4,7 @@ use aya_ebpf::{
     macros::map,
     maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use refverify_common::{Layout, Losses, SLOTS_MAX};
+use refverify_common::{ChunkTreeUuid, DeviceName, Layout, Losses, SLOTS_MAX};
 
 /// Offsets in this kernel's structures, filled in by user space before loading.
 #[unsafe(no_mangle)]
@@ -28,6 +28,16 @@ pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 /// Device number (as the kernel keeps it) of each watched device, to its slot.
 #[map]
 pub(crate) static WATCHED: HashMap<u32, u32> = HashMap::with_max_entries(4 * SLOTS_MAX as u32, 0);
+
+/// Name of each watched device, to its slot.
+#[map]
+pub(crate) static WATCHED_NAMES: HashMap<DeviceName, u32> =
+    HashMap::with_max_entries(4 * SLOTS_MAX as u32, 0);
+
+/// The chunk tree's UUID of the file system on each watched device, to its slot.
+#[map]
+pub(crate) static WATCHED_CHUNK_TREES: HashMap<ChunkTreeUuid, u32> =
+    HashMap::with_max_entries(4 * SLOTS_MAX as u32, 0);
 
 /// Address of each `btrfs_fs_info` met, to its slot or [`refverify_common::NOT_WATCHED`].
 #[map]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// The size of the ring buffer where none is asked for. At 300 bytes for an event with its
 /// stack this holds some 200,000 of them: seconds of the busiest workload seen.
@@ -14,6 +14,9 @@ Examples:
   refverify-monitor --json /mnt/scratch      the one mounted there, as JSON lines
   refverify-monitor --on-violation stop /dev/sdb /dev/sdc
                                              stop at the first violation on either
+  refverify-monitor attach root@testvm /dev/vdb
+                                             watch one in a virtual machine
+  refverify-monitor --record r /dev/sdb      record what is seen, for replay and explain
 
 SIGINT and SIGTERM end the run with a summary. With --ledger-dump FILE, SIGUSR1 writes what is
 known of every extent to FILE.
@@ -24,21 +27,71 @@ Exit status, a sum of:
   2  violations were found
   4  not everything was verified: events were lost, or a file system was refused";
 
+const ATTACH_EXAMPLES: &str = "\
+Examples:
+  refverify-monitor attach root@testvm /dev/vdb
+  refverify-monitor attach vsock/2222 /dev/vdb
+  refverify-monitor attach vm1 vm2 /dev/vdb vm3 /dev/vdc /dev/vdd
+
+The guest needs a shell, root and sha256sum. This program is sent there if the same is not there
+already; it runs from memory and goes away with the connection.";
+
 /// Watches live btrfs file systems and checks every change of an extent reference at the
 /// moment the kernel makes it.
 ///
 /// The devices are only ever read. Nothing is unmounted, remounted or written.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(name = "refverify-monitor", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Cli {
+    /// What else can be done.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// What to watch, and how.
     #[command(flatten)]
     pub watch: Watch,
 }
 
+/// What else can be done.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Watch file systems in virtual machines that run already, from outside.
+    Attach(Attach),
+    /// Verify a recording again, without root and without btrfs.
+    Replay(Replay),
+    /// Tell the life of one extent from a recording.
+    Explain(Explain),
+    /// Speak to a verifier at the other end of stdin and stdout: what runs in a guest.
+    #[command(hide = true)]
+    Agent(Agent),
+}
+
 /// What to watch, and how.
-#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Watch {
+    /// How to report.
+    #[command(flatten)]
+    pub reports: Reports,
+
+    /// How to look.
+    #[command(flatten)]
+    pub probes: Probes,
+
+    /// Record everything that is seen in a new file, for replay and explain. It holds metadata
+    /// of the file systems and is readable by its owner only.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+
+    /// A block device with a btrfs, or the mount point of one. If it is not mounted its mount
+    /// is waited for.
+    #[arg(required = true, value_name = "DEVICE")]
+    pub devices: Vec<PathBuf>,
+}
+
+/// How to report.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Reports {
     /// Write one JSON object on one line for each report, instead of text.
     #[arg(long)]
     pub json: bool,
@@ -52,6 +105,15 @@ pub struct Watch {
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnViolation::Report)]
     pub on_violation: OnViolation,
 
+    /// Where SIGUSR1 writes what is known of every extent. Of several guests each has its own,
+    /// with .NAME at the end.
+    #[arg(long, value_name = "FILE")]
+    pub ledger_dump: Option<PathBuf>,
+}
+
+/// How to look.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Probes {
     /// Do not record stacks: less cost for each event, but findings do not say from where.
     #[arg(long)]
     pub no_stacks: bool,
@@ -59,15 +121,108 @@ pub struct Watch {
     /// Size of the buffer between kernel and monitor, in MiB; a power of two.
     #[arg(long, value_name = "N", default_value = RING_MIB_DEFAULT, value_parser = ring_mib)]
     pub ring_mib: u32,
+}
 
-    /// Where SIGUSR1 writes what is known of every extent.
-    #[arg(long, value_name = "FILE")]
-    pub ledger_dump: Option<PathBuf>,
+/// Which recording to verify.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Replay {
+    /// How to report.
+    #[command(flatten)]
+    pub reports: Reports,
 
-    /// A block device with a btrfs, or the mount point of one. If it is not mounted its mount
-    /// is waited for.
+    /// A recording.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// Which extent to tell of.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Explain {
+    /// The extent's logical address, or one within it.
+    #[arg(long, value_name = "N")]
+    pub bytenr: u64,
+
+    /// A recording.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// What to watch in a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Agent {
+    /// How to look.
+    #[command(flatten)]
+    pub probes: Probes,
+
+    /// Speak on this character device, a virtio-serial port, instead.
+    #[arg(long, value_name = "DEVICE")]
+    pub port: Option<PathBuf>,
+
+    /// Block devices or mount points.
     #[arg(required = true, value_name = "DEVICE")]
     pub devices: Vec<PathBuf>,
+}
+
+/// Which guests to watch.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+#[command(after_help = ATTACH_EXAMPLES)]
+pub struct Attach {
+    /// How to report.
+    #[command(flatten)]
+    pub reports: Reports,
+
+    /// How to look.
+    #[command(flatten)]
+    pub probes: Probes,
+
+    /// Record everything that is seen in a new file; of several guests each has its own, with
+    /// .NAME at the end.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+
+    /// Only print what would be run.
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Attach to the guest that virtme-ng runs with --ssh.
+    #[arg(long, value_name = "CID", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "2222", conflicts_with = "serial")]
+    pub vng: Option<u32>,
+
+    /// Take the stream of an agent that speaks on a virtio-serial port, from the port's socket.
+    /// In the guest: refverify-monitor agent --port /dev/virtio-ports/NAME DEVICE...
+    #[arg(long, value_name = "SOCKET")]
+    pub serial: Option<PathBuf>,
+
+    /// Start the agent by the guest's QEMU guest agent, which listens at this socket, on the
+    /// port of --serial.
+    #[arg(long, value_name = "SOCKET", requires = "serial")]
+    pub qga: Option<PathBuf>,
+
+    /// What the guest calls the port of --serial.
+    #[arg(long, value_name = "NAME", default_value = "refverify")]
+    pub port: String,
+
+    /// A file for ssh to read instead of the user's own configuration.
+    #[arg(long, value_name = "FILE")]
+    pub ssh_config: Option<PathBuf>,
+
+    /// Read more guests and devices from a file; # begins a comment.
+    #[arg(long, value_name = "FILE")]
+    pub targets: Option<PathBuf>,
+
+    /// How many seconds a guest may be silent before it is given up.
+    #[arg(long, value_name = "SECONDS", default_value = "150")]
+    pub patience: u64,
+
+    /// Where the flight record goes that is written when a guest is lost.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub flight_dir: PathBuf,
+
+    /// Guests, each with its devices: a device begins with /, a guest is what ssh takes. Guests
+    /// in a row share the devices that follow.
+    #[arg(value_name = "TARGET DEVICE", allow_hyphen_values = true)]
+    pub words: Vec<String>,
 }
 
 /// What to do after a violation.
@@ -79,7 +234,7 @@ pub enum OnViolation {
     Stop,
 }
 
-impl Watch {
+impl Probes {
     /// The size of the ring buffer in bytes.
     pub const fn ring_bytes(&self) -> u32 {
         self.ring_mib << 20

@@ -6,9 +6,13 @@
 //! ```
 
 pub mod agent;
+pub mod attach;
 pub mod btrfs;
 pub mod cli;
+pub mod explain;
 pub mod feed;
 pub mod report;
 pub mod run;
+pub mod serve;
+pub mod session;
 pub mod verify;

@@ -43,9 +43,16 @@ pub enum Ending {
     CutShort,
 }
 
+impl Ending {
+    /// Whether the agent said all it had to say.
+    pub fn is_whole(self) -> bool {
+        self == Self::Whole
+    }
+}
+
 /// Runs until the summary is among the `notices`, or nobody takes them any more.
 pub async fn run(
-    verifier: Verifier,
+    verifier: &mut Verifier,
     mut link: Link,
     mut stops: Receiver<Stop>,
     notices: Sender<Notice>,
@@ -109,8 +116,8 @@ pub fn report_all<W: Write>(
     reporter.finish()
 }
 
-struct Run {
-    verifier: Verifier,
+struct Run<'a> {
+    verifier: &'a mut Verifier,
     out: Outbox,
     /// For the agent, as soon as it has room.
     requests: VecDeque<ToAgent>,
@@ -122,8 +129,8 @@ struct Run {
     ending: Ending,
 }
 
-impl Run {
-    fn new(verifier: Verifier) -> Self {
+impl<'a> Run<'a> {
+    fn new(verifier: &'a mut Verifier) -> Self {
         Self {
             verifier,
             out: Outbox::default(),
@@ -158,7 +165,7 @@ impl Run {
             ToAgent::Stop if self.stopping => return,
             ToAgent::Stop => self.stopping = true,
             ToAgent::Symbolise(addresses) => self.unnamed.extend(addresses),
-            ToAgent::Read(_) => {}
+            ToAgent::Read(_) | ToAgent::Dump => {}
         }
         self.requests.push_back(request);
     }
@@ -167,7 +174,7 @@ impl Run {
     /// wait for the texts of their stacks are told without them.
     fn end_without_agent(&mut self) {
         if !self.said_bye {
-            tracing::error!("the agent ended before everything it recorded was told");
+            tracing::error!("the agent's messages ended before everything it recorded was told");
             self.ending = Ending::CutShort;
             self.handle(ToVerifier::Bye);
         }

@@ -82,3 +82,34 @@ fn what_is_no_block_device_is_named() {
     let said = mistake(&["/nonexistent"]);
     assert!(said.contains("/nonexistent"), "{said}");
 }
+
+#[test]
+fn a_guest_that_looks_like_an_option_is_refused() {
+    let said = mistake(&["attach", "-oProxyCommand=touch /tmp/oops", "/dev/vdb"]);
+    assert!(said.contains("its name begins with -"), "{said}");
+    let said = mistake(&["attach", "--", "-oProxyCommand=touch /tmp/oops", "/dev/vdb"]);
+    assert!(said.contains("its name begins with -"), "{said}");
+}
+
+#[test]
+fn attach_says_what_it_would_run() {
+    let output = monitor(&["attach", "--dry-run", "root@vm1", "vm2", "/dev/vdb"]);
+    assert!(output.status.success(), "{output:?}");
+    let plan = String::from_utf8(output.stdout).unwrap();
+    assert!(plan.contains("ssh -T -- root@vm1 "), "{plan}");
+    assert!(plan.contains("ssh -T -- vm2 "), "{plan}");
+    assert_eq!(plan.matches("/dev/vdb").count(), 2, "{plan}");
+}
+
+#[test]
+fn what_is_no_recording_is_one_sentence() {
+    let said = mistake(&["replay", "/dev/null"]);
+    assert!(said.contains("too short to be one"), "{said}");
+    let said = mistake(&["explain", "--bytenr", "4096", "/proc/self/exe"]);
+    assert!(
+        said.contains("cannot be replayed: this is not what refverify-monitor writes"),
+        "{said}"
+    );
+    let said = mistake(&["replay", "/nonexistent"]);
+    assert!(said.contains("cannot open the recording /nonexistent"), "{said}");
+}

@@ -39,8 +39,8 @@ fn play<F: Future<Output = ()>>(script: impl FnOnce(World) -> F) -> Ending {
     let (stop, stops) = mpsc::channel(4);
     let (to_reports, notices) = mpsc::channel(1);
     let world = World { to_verifier, from_verifier, stop, notices };
-    let verifier = Verifier::new(VerifierConfig::default());
-    let run = run(verifier, Link { from_agent, to_agent }, stops, to_reports);
+    let mut verifier = Verifier::new(VerifierConfig::default());
+    let run = run(&mut verifier, Link { from_agent, to_agent }, stops, to_reports);
     let both = async { tokio::join!(run, script(world)).0 };
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let ended = runtime.block_on(async { timeout(Duration::from_secs(20), both).await });
@@ -129,7 +129,7 @@ fn when_nobody_reads_the_reports_the_run_is_asked_to_stop_once() {
         to_reports.blocking_send(Notice::Started(hello.clone())).unwrap();
     }
     drop(to_reports);
-    let settings = Settings { format: Format::Json, ledger_dump: None };
+    let settings = Settings { format: Format::Json, ledger_dump: None, vm: None };
     let reporter = Reporter::new(settings, Gone, None, Progress::in_log());
     let outcome = report_all(notices, reporter, &stop);
     drop(stop);

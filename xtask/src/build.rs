@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{
     command::show_and_run,
-    setup::{STATIC_TARGET, linker_dir},
+    setup::{STATIC_TARGET, tools_dir},
     workspace,
 };
 
@@ -20,18 +20,23 @@ pub(crate) fn monitor() -> Result<PathBuf> {
 /// This program as a static binary: the init of a VM.
 pub(crate) fn static_xtask() -> Result<PathBuf> {
     show_and_run(&mut cargo(&["build", "--quiet", "-p", "xtask", "--target", STATIC_TARGET]))?;
-    Ok(workspace::target().join(STATIC_TARGET).join("debug/xtask"))
+    Ok(static_xtask_file())
 }
 
-/// Cargo in the workspace, with the eBPF linker on PATH.
+/// Where that is, once it was built.
+pub(crate) fn static_xtask_file() -> PathBuf {
+    workspace::target().join(STATIC_TARGET).join("debug/xtask")
+}
+
+/// Cargo in the workspace, with the tools of `setup` on PATH.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new("cargo");
-    command.args(args).current_dir(workspace::root()).env("PATH", path_with_linker());
+    command.args(args).current_dir(workspace::root()).env("PATH", path_with_tools());
     command
 }
 
-fn path_with_linker() -> OsString {
+fn path_with_tools() -> OsString {
     let path = env::var_os("PATH").unwrap_or_default();
-    let dirs = std::iter::once(linker_dir()).chain(env::split_paths(&path));
+    let dirs = std::iter::once(tools_dir()).chain(env::split_paths(&path));
     env::join_paths(dirs).expect("each comes from a PATH")
 }

@@ -15,7 +15,7 @@ use crate::{
 /// Arguments of the verb.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Runs it in a QEMU VM with a stock Debian kernel (6.1 or 6.12), not on this one
+    /// Runs it in a QEMU VM with a stock Debian kernel (5.10, 6.1 or 6.12), not on this one
     #[arg(long, value_name = "KERNEL")]
     vm: Option<String>,
 }
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             "Booting Linux {} in QEMU, which emulates the processor: it takes a while.",
             vm.release()
         );
-        let verdict = vm.run(scenario::find("demo")?, Echo::Scenario)?;
+        let verdict = vm.run(scenario::find("demo")?.name, Echo::Scenario)?;
         if verdict != Verdict::Passed {
             bail!("the demo on Linux {}: {verdict}", vm.release());
         }

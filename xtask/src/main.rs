@@ -10,6 +10,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod boot;
 mod build;
 mod command;
 mod demo;
@@ -39,7 +40,7 @@ enum Verb {
     /// Runs everything that shows that the product does its job
     Test(test::Args),
     /// Runs scenarios in a QEMU VM with a stock Debian kernel
-    Vm(vm::Args),
+    Vm(boot::Args),
     /// Measures, and prints a table
     Bench(bench::Args),
     /// Runs one scenario on the live kernel, as root
@@ -65,7 +66,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Setup => setup::run().map(|()| ExitCode::SUCCESS),
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
-        Verb::Vm(args) => vm::run(&args),
+        Verb::Vm(args) => boot::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Live(args) => live::run(&args),
     }

@@ -12,10 +12,15 @@ use std::{
 };
 
 use bytes::Bytes;
+use refverify_common::DeviceName;
 use rustix::fs::{OFlags, major, minor};
+use uuid::Uuid;
 
 use crate::{
-    btrfs::format::{self, Superblock, SuperblockError, Unsupported},
+    btrfs::{
+        self, ChunkTreeError,
+        format::{self, ReadFailure, Superblock, SuperblockError, Unsupported},
+    },
     feed::{BlockError, BlockRequest},
 };
 
@@ -156,6 +161,15 @@ impl Device {
         (major(self.rdev) << 20) | (minor(self.rdev) & 0xf_ffff)
     }
 
+    /// Its name as the kernel writes it into `super_block.s_id` (`"%pg"`, of which sysfs changes
+    /// `/` to `!`); none if it is too long to be written there whole.
+    pub(super) fn kernel_name(&self) -> Option<DeviceName> {
+        let mut name = DeviceName::default();
+        let (filled, end) = name.split_at_mut_checked(self.kname.len())?;
+        filled.copy_from_slice(self.kname.replace('!', "/").as_bytes());
+        (!end.is_empty()).then_some(name)
+    }
+
     /// Whether the path still names the device that is open.
     fn is_still_there(&self) -> bool {
         fs::metadata(&self.path).is_ok_and(|now| now.rdev() == self.rdev)
@@ -193,6 +207,13 @@ impl Device {
         devid == now
     }
 
+    /// The chunk tree's UUID of the file system that is on it now.
+    pub(super) fn chunk_tree_uuid(&self) -> Result<Uuid, ChunkTreeError> {
+        btrfs::chunk_tree_uuid(|offset, len_bytes| {
+            read_direct(&self.file, offset, len_bytes).map_err(ReadFailure::new)
+        })
+    }
+
     /// The state in the primary superblock; none if there is no btrfs.
     pub(super) fn super_state(&self) -> io::Result<Option<SuperState>> {
         let block = read_direct(&self.file, SUPER_OFFSET, 4096)?;
@@ -226,7 +247,7 @@ fn block_device(given: &Path) -> Result<PathBuf, DeviceError> {
     let mount_point = fs::canonicalize(given).map_err(failed)?;
     let mountinfo = fs::read("/proc/self/mountinfo").map_err(failed)?;
     let source =
-        super::mounts::btrfs_source(&mountinfo, &mount_point).ok_or_else(not_block_device)?;
+        super::mountinfo::btrfs_source(&mountinfo, &mount_point).ok_or_else(not_block_device)?;
     match fs::metadata(&source) {
         Ok(metadata) if metadata.file_type().is_block_device() => Ok(source),
         _ => Err(not_block_device()),

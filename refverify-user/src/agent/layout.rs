@@ -2,19 +2,25 @@
 //!
 //! Offsets and sizes both come from BTF: the release number says little, since vendors
 //! backport, and a member that kept its offset may have shrunk (`btrfs_ref.action`: 4 bytes
-//! up to 6.6, 1 byte after). docs/kernels.md lists the known forms.
+//! up to 6.6, 1 byte after). docs/kernels.md lists the known forms. Only where a kernel does not
+//! describe btrfs its release has to do ([`table`]).
 
 use refverify_common::{ABSENT, Layout, PAYLOAD_MAX_BYTES, commit_argument};
 
 use super::btf::{Field, KernelTypes};
 
+mod table;
+
+pub(super) use table::version_of;
+
 /// This kernel's structures cannot be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
-    /// The types of btrfs are not described at all.
+    /// The types of btrfs are not described at all, and not known from the release either.
     #[error(
         "this kernel does not describe the types of btrfs: {file} does not exist and vmlinux \
-         does not have them; a kernel with CONFIG_DEBUG_INFO_BTF_MODULES=y is needed"
+         does not have them; a kernel with CONFIG_DEBUG_INFO_BTF_MODULES=y is needed, or one \
+         from 5.10 to 7.3 with kprobes and without CONFIG_BTRFS_FS_REF_VERIFY"
     )]
     NoModuleBtf {
         /// The file that should be there.
@@ -107,8 +113,16 @@ impl Finder<'_> {
 }
 
 impl KernelLayout {
-    /// The layout for kprobes.
-    pub(super) fn for_kprobes(types: &KernelTypes) -> Result<Self, LayoutError> {
+    /// The layout for kprobes. The release and `has_ref_verify` (whether the kernel was built with
+    /// `CONFIG_BTRFS_FS_REF_VERIFY`) count only where the types of btrfs are not described.
+    pub(super) fn for_kprobes(
+        types: &KernelTypes,
+        release: &str,
+        has_ref_verify: bool,
+    ) -> Result<Self, LayoutError> {
+        if !describes_btrfs(types) {
+            return table::for_kprobes(version_of(release), has_ref_verify, types);
+        }
         let find = Finder(types);
         let mut ebpf = common(types)?;
         ebpf.super_fs_info = find.offset("super_block.s_fs_info")?;
@@ -118,6 +132,16 @@ impl KernelLayout {
         (ebpf.tree_len_bytes, ebpf.data_len_bytes) = (len_bytes, len_bytes);
         let (tree, data) = (tree_ref_fields(types)?, data_ref_fields(types)?);
         Ok(Self { ebpf, group_bound, tree, data })
+    }
+
+    /// Whether the way from a `btrfs_fs_info` to its device is known.
+    pub(super) fn knows_devices(&self) -> bool {
+        self.ebpf.fs_info_fs_devices != ABSENT
+    }
+
+    /// What cannot be seen for want of a description, one sentence each.
+    pub(super) fn unseen(&self) -> &'static [&'static str] {
+        if self.knows_devices() { &[] } else { table::UNSEEN }
     }
 
     /// The layout for raw tracepoints.
@@ -169,8 +193,12 @@ impl KernelLayout {
 /// and the function that runs it.
 const TRACEPOINT_FRAMES: u32 = 2;
 
+fn describes_btrfs(types: &KernelTypes) -> bool {
+    types.structure_len_bytes("btrfs_fs_info").is_some()
+}
+
 fn common(types: &KernelTypes) -> Result<Layout, LayoutError> {
-    if types.structure_len_bytes("btrfs_fs_info").is_none() {
+    if !describes_btrfs(types) {
         return Err(LayoutError::NoModuleBtf { file: "/sys/kernel/btf/btrfs" });
     }
     let find = Finder(types);

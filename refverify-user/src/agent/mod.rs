@@ -9,6 +9,7 @@
 //! | `probes` | which hooks there are, loading, attaching |
 //! | `decode` | from the bytes of the ring buffer to events |
 //! | `losses` | what was lost, as the kernel side counts it |
+//! | `chunk_trees` | how a mounted file system is known where BTF does not help |
 //! | `mounts` | which of the watched file systems are mounted |
 //! | `device` | the devices, read with `O_DIRECT` |
 //! | `symbols` | kernel addresses to names |
@@ -37,10 +38,12 @@ mod answers;
 mod btf;
 #[cfg(test)]
 mod btf_fixture;
+mod chunk_trees;
 mod decode;
 mod device;
 mod layout;
 mod losses;
+mod mountinfo;
 mod mounts;
 mod preflight;
 mod probes;
@@ -125,6 +128,7 @@ pub struct Agent {
     /// Functions of the kernel that belong to the tracing, not to what is traced.
     tracing: Vec<Range<u64>>,
     devices: Arc<[Device]>,
+    mounts: Mounts,
     hello: Hello,
 }
 
@@ -147,19 +151,30 @@ impl Agent {
         preflight::check()?;
         let devices = open_all(&devices)?;
         let types = KernelTypes::of_running_kernel()?;
+        let kernel_release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let mut symbols = Symbols::default();
+        let mut functions = |names| symbols.ranges_of(names).unwrap_or_default();
         let (mode, mut layout) = if preflight::has_kprobes() {
-            (HookMode::Kprobes, KernelLayout::for_kprobes(&types)?)
+            let has_ref_verify = !functions(probes::REF_VERIFY).is_empty();
+            let layout = KernelLayout::for_kprobes(&types, &kernel_release, has_ref_verify)?;
+            (HookMode::Kprobes, layout)
         } else {
             (HookMode::Tracepoints, KernelLayout::for_tracepoints(&types)?)
         };
         drop(types);
-        let tracing = Symbols::default().ranges_of(probes::TRACING).unwrap_or_default();
+        let tracing = functions(probes::TRACING);
         layout.ebpf.stacks = u32::from(stacks);
-        let kernel_release = rustix::system::uname().release().to_string_lossy().into_owned();
-        let (hooks, unseen) = probes::hooks(mode, layout.group_bound, &kernel_release);
+        let (hooks, mut unseen) = probes::hooks(mode, layout.group_bound, &kernel_release);
+        unseen.extend(layout.unseen());
         let mut ebpf = probes::load(&hooks, &layout.ebpf, &devices, ring_bytes)?;
         let ring = probes::ring(&mut ebpf)?;
         let losses = LossCounters::new(losses_map(&mut ebpf)?, &ebpf);
+        let chunk_trees = if layout.knows_devices() {
+            None
+        } else {
+            Some(probes::chunk_trees(&mut ebpf, devices.len())?)
+        };
+        let mounts = Mounts::new(Arc::clone(&devices), mode, chunk_trees);
         let attached = probes::attach(&mut ebpf, &hooks)?;
         let hello = Hello {
             kernel_release,
@@ -168,7 +183,18 @@ impl Agent {
             unseen: unseen.into_iter().map(str::to_owned).collect(),
             devices: devices.iter().map(|device| device.given.display().to_string()).collect(),
         };
-        Ok(Self { ebpf, attached, ring, ring_bytes, losses, layout, tracing, devices, hello })
+        Ok(Self {
+            ebpf,
+            attached,
+            ring,
+            ring_bytes,
+            losses,
+            layout,
+            tracing,
+            devices,
+            mounts,
+            hello,
+        })
     }
 
     /// Who speaks, and what it can see.
@@ -193,7 +219,6 @@ impl Agent {
         from_verifier: Receiver<ToAgent>,
         dump: Arc<AtomicBool>,
     ) {
-        let mode = self.hello.mode;
         if to_verifier.blocking_send(ToVerifier::Hello(self.hello)).is_err() {
             return;
         }
@@ -205,7 +230,7 @@ impl Agent {
             ring_bytes: self.ring_bytes,
             decoder: Decoder::new(&self.layout, slots, self.tracing),
             losses: self.losses,
-            mounts: Mounts::new(Arc::clone(&self.devices), mode),
+            mounts: self.mounts,
             dump,
             to_verifier: to_verifier.clone(),
             work,

@@ -7,15 +7,13 @@
 //! namespace, as mountinfo does.
 
 use std::{
-    ffi::OsString,
     fs,
-    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use super::{decode::Signal, device::Device};
-use crate::feed::{FsSlot, HookMode, Mount, ToVerifier};
+use super::{chunk_trees::ChunkTrees, decode::Signal, device::Device};
+use crate::feed::{FsSlot, HookMode, Loss, LossSource, Mount, ToVerifier};
 
 /// Where btrfs shows its mounted file systems.
 const SYSFS: &str = "/sys/fs/btrfs";
@@ -58,13 +56,19 @@ pub(super) struct Mounts {
     mode: HookMode,
     states: Vec<State>,
     sysfs: PathBuf,
+    /// Where hooks know a file system by it.
+    chunk_trees: Option<ChunkTrees>,
 }
 
 impl Mounts {
     /// All slots are unmounted until something says otherwise.
-    pub(super) fn new(devices: Arc<[Device]>, mode: HookMode) -> Self {
+    pub(super) fn new(
+        devices: Arc<[Device]>,
+        mode: HookMode,
+        chunk_trees: Option<ChunkTrees>,
+    ) -> Self {
         let states = vec![State::Unmounted; devices.len()];
-        Self { devices, mode, states, sysfs: PathBuf::from(SYSFS) }
+        Self { devices, mode, states, sysfs: PathBuf::from(SYSFS), chunk_trees }
     }
 
     /// Whether events of a slot belong to a mount that the verifier knows of.
@@ -86,36 +90,50 @@ impl Mounts {
     /// Takes in a look at sysfs, made before the last drain.
     pub(super) fn on_look(&mut self, look: &Look) -> Vec<ToVerifier> {
         let slots = (0..).map(FsSlot).zip(look);
-        slots.filter_map(|(fs, &is_there)| self.on_look_at(fs, is_there)).collect()
+        slots.flat_map(|(fs, &is_there)| self.on_look_at(fs, is_there)).collect()
     }
 
-    fn on_look_at(&mut self, fs: FsSlot, is_there: bool) -> Option<ToVerifier> {
-        let first_usable = || self.running_generation(fs);
-        match (self.state(fs)?, is_there) {
+    fn on_look_at(&mut self, fs: FsSlot, is_there: bool) -> Vec<ToVerifier> {
+        match self.state(fs) {
             // An unmount ends after sysfs has changed: the look may be of before its end.
-            (State::Unmounted, true) if self.is_in_sysfs(fs) => {
-                let mount = self.mount_message(fs, first_usable());
-                self.set(fs, State::Mounted(Mounted::new(None, true)));
-                Some(mount)
-            }
-            (State::Mounted(mounted), true) => {
+            Some(State::Unmounted) if is_there && self.is_in_sysfs(fs) => self.on_unseen_mount(fs),
+            Some(State::Mounted(mounted)) if is_there => {
                 self.set(
                     fs,
                     State::Mounted(Mounted { in_sysfs: true, absent_looks: 0, ..mounted }),
                 );
-                None
+                Vec::new()
             }
-            (State::Mounted(mounted), false) if mounted.in_sysfs => {
+            Some(State::Mounted(mounted)) if mounted.in_sysfs => {
                 let absent_looks = mounted.absent_looks + 1;
                 if absent_looks < ABSENT_LOOKS {
                     self.set(fs, State::Mounted(Mounted { absent_looks, ..mounted }));
-                    return None;
+                    return Vec::new();
                 }
                 self.set(fs, State::Unmounted);
-                Some(ToVerifier::Unmount { fs })
+                vec![ToVerifier::Unmount { fs }]
             }
-            _ => None,
+            _ => Vec::new(),
         }
+    }
+
+    /// sysfs shows a mount that no hook told of: it was there before the hooks, or a record was
+    /// lost.
+    fn on_unseen_mount(&mut self, fs: FsSlot) -> Vec<ToVerifier> {
+        // Before the generation is read: what the hooks do not know yet is older than that.
+        let loss = self.make_known(fs).map(ToVerifier::Loss);
+        let mount = self.mount_message(fs, self.running_generation(fs));
+        self.set(fs, State::Mounted(Mounted::new(None, true)));
+        [mount].into_iter().chain(loss).collect()
+    }
+
+    /// Makes a file system known to hooks that know it by its chunk tree. What keeps them from it
+    /// keeps the extent tree from being read too, and then the verifier says so.
+    fn make_known(&mut self, fs: FsSlot) -> Option<Loss> {
+        let device = usize::try_from(fs.0).ok().and_then(|slot| self.devices.get(slot))?;
+        let error = self.chunk_trees.as_mut()?.tell(fs.0, device).err()?;
+        tracing::warn!("the changes of {} cannot be seen: {error}", device.path.display());
+        Some(Loss { fs: Some(fs), source: LossSource::Unreadable, count: 1 })
     }
 
     /// What a hook's signal means to the verifier: up to two messages, in order.
@@ -258,49 +276,6 @@ fn mounted_dir(sysfs: &Path, kname: &str) -> Option<PathBuf> {
 
 fn generation_in(dir: &Path) -> Option<u64> {
     fs::read_to_string(dir.join("generation")).ok()?.trim().parse().ok()
-}
-
-/// The device that is mounted as btrfs at `mount_point`, by the contents of
-/// `/proc/self/mountinfo`; of several mounts there the last one, which hides the others.
-pub(super) fn btrfs_source(mountinfo: &[u8], mount_point: &Path) -> Option<PathBuf> {
-    let mut lines = mountinfo.split(|&byte| byte == b'\n').filter_map(MountLine::parse);
-    let last = lines.rfind(|line| line.mount_point == mount_point)?;
-    (last.kind == b"btrfs").then_some(last.source)
-}
-
-/// What is of interest in one line of mountinfo (proc(5)):
-/// `36 35 98:0 /root /mount/point options [optional fields] - type source super-options`.
-struct MountLine {
-    mount_point: PathBuf,
-    kind: Vec<u8>,
-    source: PathBuf,
-}
-
-impl MountLine {
-    fn parse(line: &[u8]) -> Option<Self> {
-        let mut words = line.split(|&byte| byte == b' ');
-        let mount_point = path_of(words.nth(4)?);
-        let mut words = words.skip_while(|word| *word != b"-").skip(1);
-        let kind = words.next()?.to_vec();
-        Some(Self { mount_point, kind, source: path_of(words.next()?) })
-    }
-}
-
-/// Undoes the kernel's escapes: `\040` is a blank (kernel: `mangle_path`).
-fn path_of(word: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(word.len());
-    let mut rest = word;
-    while let Some((&first, tail)) = rest.split_first() {
-        let escaped = match tail {
-            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..] if first == b'\\' => {
-                Some((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'))
-            }
-            _ => None,
-        };
-        bytes.push(escaped.unwrap_or(first));
-        rest = if escaped.is_some() { &tail[3..] } else { tail };
-    }
-    PathBuf::from(OsString::from_vec(bytes))
 }
 
 #[cfg(test)]

@@ -1,17 +1,21 @@
 //! Loading and attaching.
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
+    Ebpf, EbpfError, EbpfLoader, Pod,
     maps::{HashMap, MapData, MapError, RingBuf},
     programs::{
         KProbe, ProgramError, RawTracePoint, kprobe::KProbeLink, raw_trace_point::RawTracePointLink,
     },
 };
-use refverify_common::Layout;
+use refverify_common::{DeviceName, Layout};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use zerocopy::IntoBytes;
 
-use super::{device::Device, layout::GroupBound};
+use super::{
+    chunk_trees::ChunkTrees,
+    device::Device,
+    layout::{GroupBound, version_of},
+};
 use crate::feed::HookMode;
 
 /// The programs, as the build script made them.
@@ -163,6 +167,9 @@ const TRACEPOINTS: &[Hook] = &[
 pub(super) const TRACING: &[&str] =
     &["__traceiter_add_delayed_", "__traceiter_btrfs_remove_block_group"];
 
+/// What a kernel with `CONFIG_BTRFS_FS_REF_VERIFY` has.
+pub(super) const REF_VERIFY: &[&str] = &["btrfs_ref_tree_mod"];
+
 /// How the removal of a block group is told.
 const fn remove_group(bound: GroupBound) -> Hook {
     let target = "btrfs_remove_block_group";
@@ -217,15 +224,6 @@ pub(super) fn hooks(
     (hooks, unseen)
 }
 
-/// The first two numbers of `uname -r`; what is not understood counts as old.
-fn version_of(release: &str) -> (u32, u32) {
-    let mut numbers = release.split(|it: char| !it.is_ascii_digit()).map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
-        _ => (0, 0),
-    }
-}
-
 /// Loads what `hooks` need, with the watched devices known to the programs, but attaches
 /// nothing yet.
 pub(super) fn load(
@@ -270,13 +268,33 @@ pub(super) fn ring(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>, ProbeError> {
     RingBuf::try_from(map).map_err(|source| ProbeError::Map { name, source })
 }
 
+/// Takes out of the loaded object what tells chunk trees apart.
+pub(super) fn chunk_trees(ebpf: &mut Ebpf, slots: usize) -> Result<ChunkTrees, ProbeError> {
+    let name = "WATCHED_CHUNK_TREES";
+    let map = ebpf.take_map(name).ok_or(ProbeError::Missing { name })?;
+    let map = HashMap::try_from(map).map_err(|source| ProbeError::Map { name, source })?;
+    Ok(ChunkTrees::new(map, slots))
+}
+
 fn watch(ebpf: &mut Ebpf, devices: &[Device]) -> Result<(), ProbeError> {
-    let name = "WATCHED";
+    fill(ebpf, "WATCHED", devices, |device| Some(device.kernel_dev()))?;
+    fill::<DeviceName>(ebpf, "WATCHED_NAMES", devices, Device::kernel_name)
+}
+
+/// Fills a map with the slot of each device that has a key.
+fn fill<K: Pod>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    devices: &[Device],
+    key_of: impl Fn(&Device) -> Option<K>,
+) -> Result<(), ProbeError> {
     let failed = |source| ProbeError::Map { name, source };
     let map = ebpf.map_mut(name).ok_or(ProbeError::Missing { name })?;
-    let mut watched = HashMap::<_, u32, u32>::try_from(map).map_err(failed)?;
+    let mut watched = HashMap::<_, K, u32>::try_from(map).map_err(failed)?;
     for (slot, device) in (0..).zip(devices) {
-        watched.insert(device.kernel_dev(), slot, 0).map_err(failed)?;
+        if let Some(key) = key_of(device) {
+            watched.insert(key, slot, 0).map_err(failed)?;
+        }
     }
     Ok(())
 }

@@ -232,6 +232,10 @@ impl Pump {
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return Ok(true),
             };
+            if request == ToAgent::Dump {
+                self.dump.store(true, Ordering::Release);
+                continue;
+            }
             let Some(work) = work_of(request) else { return Ok(true) };
             self.pending.add();
             self.work.send(work).map_err(|_| Gone)?;
@@ -240,11 +244,11 @@ impl Pump {
     }
 }
 
-/// What is to be done for a request; `None` when it is to stop.
+/// What the other thread is to do for a request, if anything.
 fn work_of(request: ToAgent) -> Option<Work> {
     match request {
         ToAgent::Read(request) => Some(Work::Read(request)),
         ToAgent::Symbolise(addresses) => Some(Work::Symbolise(addresses)),
-        ToAgent::Stop => None,
+        ToAgent::Stop | ToAgent::Dump => None,
     }
 }

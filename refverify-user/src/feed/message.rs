@@ -53,6 +53,16 @@ pub struct Event {
     pub change: Change,
 }
 
+impl Event {
+    /// The logical address that it is about: of the extent, or of the block group.
+    pub const fn bytenr(&self) -> u64 {
+        match self.change {
+            Change::Ref { bytenr, .. } => bytenr,
+            Change::RemoveGroup { start, .. } => start,
+        }
+    }
+}
+
 /// What an event changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -283,6 +293,8 @@ pub enum ToAgent {
     Read(BlockRequest),
     /// Resolve kernel addresses.
     Symbolise(Vec<u64>),
+    /// Say [`ToVerifier::DumpWanted`] once all events up to now have been told.
+    Dump,
     /// Detach and say bye.
     Stop,
 }

@@ -19,8 +19,7 @@ const SYSLOG_IDENTIFIER: &str = "refverify-monitor";
 /// A finding, whole.
 pub(super) fn finding(finding: &Finding, label: Label, watched: &Watched) -> Entry {
     let name = watched.name(finding.fs);
-    let device = watched.device(finding.fs);
-    let message = format!("{device}: {}: {}", finding.kind, sentence(finding));
+    let message = format!("{name}: {}: {}", finding.kind, sentence(finding));
     let mut entry = entry(label, &message);
     entry.field("REFVERIFY_KIND", finding.kind.name());
     identity(&mut entry, &name);
@@ -38,8 +37,10 @@ pub(super) fn finding(finding: &Finding, label: Label, watched: &Watched) -> Ent
 /// Any other notice: its line, and the file system it is about.
 pub(super) fn life_cycle(notice: &Notice, label: Label, line: &str, watched: &Watched) -> Entry {
     let mut entry = entry(label, line);
-    if let Some(fs) = slot(notice) {
-        identity(&mut entry, &watched.name(fs));
+    match (slot(notice), watched.vm()) {
+        (Some(fs), _) => identity(&mut entry, &watched.name(fs)),
+        (None, Some(vm)) => entry.field("REFVERIFY_VM", vm),
+        (None, None) => {}
     }
     entry
 }
@@ -54,6 +55,9 @@ fn entry(label: Label, message: &str) -> Entry {
 }
 
 fn identity(entry: &mut Entry, name: &Name) {
+    if let Some(vm) = &name.vm {
+        entry.field("REFVERIFY_VM", vm);
+    }
     entry.field("REFVERIFY_DEVICE", &name.device);
     if let Some(fsid) = name.fsid {
         entry.field("REFVERIFY_FSID", &fsid.to_string());

@@ -4,10 +4,12 @@
 //! and no kernel address leaves it: stacks are printed as symbols.
 
 mod dump_file;
+mod flight;
 mod journal;
 mod journal_entry;
 mod json;
 mod label;
+mod life;
 mod lifecycle;
 mod printable;
 mod progress;
@@ -17,7 +19,9 @@ mod summary;
 mod text;
 mod watched;
 
+pub use flight::{Flight, write_flight};
 pub use journal::{Delivery, Entry, Journal, JournalError, SOCKET_PATH, is_journal_stream};
 pub use label::{Label, Priority, finding_message_id};
+pub use life::Life;
 pub use progress::{Progress, StderrBesideBars};
 pub use reporter::{Format, Outcome, Reporter, Settings, exit_status};

@@ -62,6 +62,12 @@ impl Progress {
         Self::default()
     }
 
+    /// Another one, that shows other file systems at the same place.
+    #[must_use]
+    pub fn beside_this(&self) -> Self {
+        Self { bars: self.bars.clone(), ..Self::default() }
+    }
+
     /// A writer to stderr that does not disturb the bars; for the log.
     pub fn stderr(&self) -> StderrBesideBars {
         StderrBesideBars { bars: self.bars.clone() }

@@ -2,6 +2,7 @@
 //! the dump file.
 
 use std::{
+    collections::VecDeque,
     io::{self, Write},
     path::PathBuf,
 };
@@ -16,7 +17,10 @@ use super::{
     summary, text,
     watched::Watched,
 };
-use crate::verify::{Notice, Summary};
+use crate::verify::{Finding, Notice, Summary};
+
+/// How many of the last findings are kept.
+const FINDINGS_KEPT: usize = 64;
 
 /// What goes to stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub struct Settings {
     pub format: Format,
     /// Where a ledger dump goes when one is asked for.
     pub ledger_dump: Option<PathBuf>,
+    /// The virtual machine whose file systems these are; `None` for this machine.
+    pub vm: Option<String>,
 }
 
 /// How a run ended, for the exit status.
@@ -49,6 +55,8 @@ pub struct Outcome {
     /// A report could not be written to the output for another reason than that its reader
     /// has gone.
     pub output_failed: bool,
+    /// The last findings, as many as a flight record tells.
+    pub findings: VecDeque<Finding>,
 }
 
 /// The exit status: a mask of 1 (the output failed), 2 (findings) and 4 (something was not
@@ -76,7 +84,7 @@ pub struct Reporter<W> {
 impl<W: Write> Reporter<W> {
     /// Reports to `out` as the settings say, and to the journal where there is one.
     pub fn new(settings: Settings, out: W, journal: Option<Journal>, progress: Progress) -> Self {
-        let (watched, outcome) = (Watched::default(), Outcome::default());
+        let (watched, outcome) = (Watched::of(settings.vm.as_deref()), Outcome::default());
         Self { settings, out: Some(out), journal, progress, watched, outcome }
     }
 
@@ -102,8 +110,17 @@ impl<W: Write> Reporter<W> {
             notice => {
                 self.post(&notice);
                 self.write(&notice, None);
+                self.keep(notice);
             }
         }
+    }
+
+    fn keep(&mut self, notice: Notice) {
+        let Notice::Finding(finding) = notice else { return };
+        if self.outcome.findings.len() == FINDINGS_KEPT {
+            self.outcome.findings.pop_front();
+        }
+        self.outcome.findings.push_back(*finding);
     }
 
     /// The end: what the exit status is made of.

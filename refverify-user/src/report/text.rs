@@ -31,10 +31,9 @@ pub(super) fn finding(finding: &Finding, name: &Name) -> String {
 }
 
 fn file_system(name: &Name) -> String {
-    let device = Printable(&name.device);
     match name.fsid {
-        Some(fsid) => format!("device {device} fsid {fsid}"),
-        None => format!("device {device}"),
+        Some(fsid) => format!("device {name} fsid {fsid}"),
+        None => format!("device {name}"),
     }
 }
 
@@ -46,7 +45,14 @@ pub(super) fn kind_words(kind: ExtentKind) -> String {
     }
 }
 
-fn extent(out: &mut String, dump: &ExtentDump, symbols: &Symbols) {
+/// An extent with its references and its history.
+pub(super) fn extent(out: &mut String, dump: &ExtentDump, symbols: &Symbols) {
+    extent_without_history(out, dump);
+    history(out, dump, symbols);
+}
+
+/// An extent with its references.
+pub(super) fn extent_without_history(out: &mut String, dump: &ExtentDump) {
     let origin = match dump.from_disk {
         Some(generation) => format!("read from disk at generation {generation}"),
         None => "allocation seen".to_owned(),
@@ -60,7 +66,6 @@ fn extent(out: &mut String, dump: &ExtentDump, symbols: &Symbols) {
     for (root, count) in &dump.roots {
         let _ = writeln!(out, "  root {root} count {count}");
     }
-    history(out, dump, symbols);
 }
 
 fn history(out: &mut String, dump: &ExtentDump, symbols: &Symbols) {
@@ -87,6 +92,12 @@ fn action(out: &mut String, record: &ActionRecord, symbols: &Symbols) {
 }
 
 fn culprit(out: &mut String, event: &Event, symbols: &Symbols) {
+    let _ = writeln!(out, "the action that is wrong:");
+    self::event(out, event, symbols);
+}
+
+/// An event with its stack.
+pub(super) fn event(out: &mut String, event: &Event, symbols: &Symbols) {
     let Event { transid, cpu, pid, tid, comm, .. } = event;
     let time = seconds(event.time_ns);
     let deed = match event.change {
@@ -95,7 +106,6 @@ fn culprit(out: &mut String, event: &Event, symbols: &Symbols) {
             format!("REMOVE_BLOCK_GROUP start {start} len {len_bytes}")
         }
     };
-    let _ = writeln!(out, "the action that is wrong:");
     let _ =
         writeln!(out, "{deed} transid {transid} time {time} by {comm}[{pid}] tid {tid} cpu {cpu}");
     stack(out, &event.stack, symbols);
@@ -109,6 +119,6 @@ pub(super) fn stack(out: &mut String, addresses: &[u64], symbols: &Symbols) {
 }
 
 /// Nanoseconds as seconds with all their digits.
-fn seconds(time_ns: u64) -> String {
+pub(super) fn seconds(time_ns: u64) -> String {
     format!("{}.{:09}", time_ns / 1_000_000_000, time_ns % 1_000_000_000)
 }

@@ -5,7 +5,7 @@ use std::{collections::HashSet, ops::Range};
 use uuid::Uuid;
 
 use super::{
-    Cause, Coverage, Finding, FindingKind, FsState, Notice, Span, Symbols,
+    Cause, Coverage, ExtentDump, Finding, FindingKind, FsState, Notice, Share, Span, Symbols,
     cut::{Cut, Ruling, Unread, Waiting, place},
     gate::{Gate, LastEvent},
     ledger::{Ledger as _, PackedLedger, Violation},
@@ -498,6 +498,20 @@ impl FileSystem {
         fx.notices.push(Notice::Refused { fs: self.slot, reason });
     }
 
+    /// Refuses the file system where it would take more than its share.
+    pub(crate) fn keep_within(&mut self, share: Share, fx: &mut Effects) {
+        let (extents, waiting) = (self.ledger.live(), self.cut.waiting());
+        let over = extents > share.extents_max || waiting > share.events_waiting_max;
+        if self.is_watching() && over {
+            self.ledger = Ledger::default();
+            self.cut = Cut::new(0);
+            self.refuse(
+                format!("{extents} extents and {waiting} waiting events are more than its share"),
+                fx,
+            );
+        }
+    }
+
     /// The seeder's range is read; there may be others, for extents that are distrusted.
     fn range_read(&mut self, generation: u64, fx: &mut Effects) {
         self.seeder = None;
@@ -564,6 +578,11 @@ impl FileSystem {
             mounts_unverified: self.counts.mounts_unverified,
             extents: self.ledger.live(),
         }
+    }
+
+    /// What is known of one extent.
+    pub(crate) fn extent(&self, bytenr: u64) -> Option<ExtentDump> {
+        self.ledger.dump(bytenr)
     }
 
     /// The ledger as text, as `docs/ledger-dump.md` describes it.

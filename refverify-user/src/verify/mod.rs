@@ -22,4 +22,4 @@ mod testing;
 
 pub use finding::{ActionRecord, Cause, ExtentDump, Finding, FindingKind, Symbols};
 pub use notice::{Coverage, FsState, Notice, Span, Summary};
-pub use verifier::{Outbox, Verifier, VerifierConfig};
+pub use verifier::{Outbox, Share, Verifier, VerifierConfig};

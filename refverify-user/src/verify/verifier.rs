@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Finding, FindingKind, FsState, Notice, Summary,
+    ExtentDump, Finding, FindingKind, FsState, Notice, Summary, Symbols,
     filesystem::{Effects, FileSystem},
     gate::Gate,
     stacks::Stacks,
@@ -18,6 +18,18 @@ use crate::feed::{Event, FsSlot, Hello, Loss, LossSource, ToAgent, ToVerifier};
 pub struct VerifierConfig {
     /// End at the first violation, as the kernel's checker does.
     pub stop_on_violation: bool,
+    /// What each file system may take; `None` is as much as it needs. For feeds that are not
+    /// trusted.
+    pub share: Option<Share>,
+}
+
+/// What may be held of one file system. Beyond it, it is refused, and what was held is let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Extents known.
+    pub extents_max: u64,
+    /// Events that wait for their range to be read.
+    pub events_waiting_max: usize,
 }
 
 /// What a message led to.
@@ -109,6 +121,11 @@ impl Verifier {
             ToVerifier::DumpWanted => fx.notices.push(Notice::Dump(self.dump())),
             ToVerifier::Tick { time_ns } => self.tick(time_ns, &mut fx),
             ToVerifier::Bye => self.bye(out),
+        }
+        if let Some(share) = self.config.share {
+            for filesystem in &mut self.filesystems {
+                filesystem.keep_within(share, &mut fx);
+            }
         }
         out.requests.extend(fx.reads.into_iter().map(ToAgent::Read));
         out.notices.append(&mut fx.notices);
@@ -231,6 +248,16 @@ impl Verifier {
             self.stopping = true;
             out.requests.push(ToAgent::Stop);
         }
+    }
+
+    /// What is known of one extent, for whoever asks; `None` where nothing is.
+    pub fn extent(&self, fs: FsSlot, bytenr: u64) -> Option<ExtentDump> {
+        self.filesystems.get(fs.0 as usize)?.extent(bytenr)
+    }
+
+    /// All the texts of kernel addresses that were told.
+    pub fn symbols(&self) -> Symbols {
+        Symbols(self.symbols.iter().map(|(&address, text)| (address, text.clone())).collect())
     }
 
     fn dump(&self) -> String {

@@ -3,6 +3,7 @@
 #[path = "../support/dump_tree.rs"]
 mod dump_tree;
 
+mod chunk_tree;
 mod hazards;
 mod image;
 mod living;

@@ -16,7 +16,7 @@ const TEXT: Format = Format::Text { colour: false };
 
 fn report(format: Format, notices: impl IntoIterator<Item = Notice>) -> (String, Outcome) {
     let mut out = Vec::new();
-    let settings = Settings { format, ledger_dump: None };
+    let settings = Settings { format, ledger_dump: None, vm: None };
     let mut reporter = Reporter::new(settings, &mut out, None, Progress::in_log());
     for notice in notices {
         reporter.report(notice);
@@ -117,13 +117,13 @@ fn stack_lines_are_what_decode_stacktrace_reads_and_no_other_line_is() {
 
 #[test]
 fn exit_status_is_a_mask() {
-    let ended = |summary| Outcome { summary: Some(summary), output_failed: false };
+    let ended = |summary| Outcome { summary: Some(summary), ..Outcome::default() };
     assert_eq!(exit_status(&ended(clean_summary())), 0);
     assert_eq!(exit_status(&ended(bad_summary())), 2 | 4);
     let mut lossy = clean_summary();
     lossy.losses = bad_summary().losses;
     assert_eq!(exit_status(&ended(lossy.clone())), 4);
-    let unread = Outcome { summary: Some(lossy), output_failed: true };
+    let unread = Outcome { summary: Some(lossy), output_failed: true, ..Outcome::default() };
     assert_eq!(exit_status(&unread), 1 | 4);
     let no_summary = Outcome::default();
     assert_eq!(exit_status(&no_summary), 4, "what happened is not known");
@@ -145,7 +145,7 @@ impl Write for Broken {
 #[test]
 fn a_reader_that_goes_away_is_not_a_failure_but_a_full_disk_is() {
     for (kind, failed) in [(io::ErrorKind::BrokenPipe, false), (io::ErrorKind::StorageFull, true)] {
-        let settings = Settings { format: TEXT, ledger_dump: None };
+        let settings = Settings { format: TEXT, ledger_dump: None, vm: None };
         let mut reporter = Reporter::new(settings, Broken(kind), None, Progress::in_log());
         assert!(reporter.has_readers());
         reporter.report(hello_notice());

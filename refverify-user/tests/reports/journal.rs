@@ -109,7 +109,7 @@ fn text<'a>(fields: &'a Fields, name: &str) -> &'a str {
 /// What a reporter would post to the journal at `socket`.
 fn report_to(socket: &Path, notices: impl IntoIterator<Item = Notice>) {
     let journal = Journal::start(socket).unwrap();
-    let settings = Settings { format: Format::Nothing, ledger_dump: None };
+    let settings = Settings { format: Format::Nothing, ledger_dump: None, vm: None };
     let mut reporter = Reporter::new(settings, std::io::sink(), Some(journal), Progress::in_log());
     for notice in notices {
         reporter.report(notice);

@@ -7,7 +7,7 @@ use refverify_user::{
     btrfs::{ExtentKind, RefKey},
     feed::{
         BlockAnswer, BlockRequest, Event, FsSlot, Hello, HookMode, Loss, LossSource, Mount,
-        ToAgent, ToVerifier,
+        ToAgent, ToVerifier, recording::Recorder,
     },
     verify::{Finding, FsState, Notice, Outbox, Summary, Verifier, VerifierConfig},
 };
@@ -35,6 +35,8 @@ pub(crate) struct World {
     reads: Vec<BlockRequest>,
     verifier: Verifier,
     armed: bool,
+    /// Where what the verifier is told is recorded.
+    pub(crate) recorder: Option<Recorder<Vec<u8>>>,
     /// Everything that was told.
     pub(crate) notices: Vec<Notice>,
     time_ns: u64,
@@ -64,6 +66,7 @@ impl World {
             reads: Vec::new(),
             verifier: Verifier::new(VerifierConfig::default()),
             armed: false,
+            recorder: None,
             notices: Vec::new(),
             time_ns: 0,
         };
@@ -202,14 +205,18 @@ impl World {
         self.tell(ToVerifier::Block(BlockAnswer { fs: FS, id: read.id, data: Ok(data.into()) }));
     }
 
-    fn tell(&mut self, message: ToVerifier) {
+    /// Tells the verifier, and takes what it answers.
+    pub(crate) fn tell(&mut self, message: ToVerifier) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(&message).expect("memory is never full");
+        }
         let mut out = Outbox::default();
         self.verifier.handle(message, &mut out);
         self.notices.append(&mut out.notices);
         for request in out.requests {
             match request {
                 ToAgent::Read(read) => self.reads.push(read),
-                ToAgent::Symbolise(_) | ToAgent::Stop => {}
+                ToAgent::Symbolise(_) | ToAgent::Stop | ToAgent::Dump => {}
             }
         }
     }

@@ -42,8 +42,29 @@ pub(crate) struct OnDisk {
     pub(crate) extents: Extents,
 }
 
+/// What is on the device, as btrfs-progs writes it.
+pub(crate) struct Raw {
+    pub(crate) generation: u64,
+    pub(crate) node_len_bytes: u64,
+    pub(crate) dump: String,
+}
+
 /// Reads a device whose file system is frozen or unmounted.
 pub(crate) fn read_disk(device: &Path) -> Result<OnDisk> {
+    let Raw { generation, node_len_bytes, dump } = read_raw(device)?;
+    Ok(OnDisk { generation, extents: oracle::parse_dump_tree(&dump, node_len_bytes)? })
+}
+
+/// Generation and length of a node in the first line, then the dump.
+pub(crate) fn parse_raw(text: &str) -> Result<OnDisk> {
+    let (first, dump) = text.split_once('\n').context("no first line")?;
+    let (generation, node_len_bytes) = first.split_once(' ').context("two numbers")?;
+    let extents = oracle::parse_dump_tree(dump, node_len_bytes.parse()?)?;
+    Ok(OnDisk { generation: generation.parse()?, extents })
+}
+
+/// The same, not taken apart.
+pub(crate) fn read_raw(device: &Path) -> Result<Raw> {
     let name = device.to_str().context("a device's name is not UTF-8")?;
     // The kernel wrote past the page cache of the device that all readers here go through.
     run("blockdev", &["--flushbufs", name])?;
@@ -51,8 +72,8 @@ pub(crate) fn read_disk(device: &Path) -> Result<OnDisk> {
     File::open(device)?.read_exact_at(&mut superblock, 64 << 10)?;
     let generation = u64::from_le_bytes(superblock[72..80].try_into()?);
     let node_len_bytes = u32::from_le_bytes(superblock[148..152].try_into()?);
-    let text = run("btrfs", &["inspect-internal", "dump-tree", "-t", "extent", name])?;
-    Ok(OnDisk { generation, extents: oracle::parse_dump_tree(&text, node_len_bytes.into())? })
+    let dump = run("btrfs", &["inspect-internal", "dump-tree", "-t", "extent", name])?;
+    Ok(Raw { generation, node_len_bytes: node_len_bytes.into(), dump })
 }
 
 /// Compares while the caller keeps the file system frozen. Gives the number of extents.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+mod attach;
+mod attach_guest;
 mod bench_path;
 mod cannot_start;
 mod compare;
@@ -22,7 +24,6 @@ mod workload;
 /// How a scenario can end, besides an error.
 pub(crate) enum Outcome {
     Passed,
-    #[expect(dead_code, reason = "scenarios with the monitor come")]
     Skipped(String),
 }
 
@@ -36,7 +37,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 12] = [
+pub(crate) const SCENARIOS: [Scenario; 16] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -96,6 +97,30 @@ pub(crate) const SCENARIOS: [Scenario; 12] = [
         about: "bad input gets one sentence and status 1",
         is_test: true,
         run: cannot_start::run,
+    },
+    Scenario {
+        name: "attach-ssh",
+        about: "a VM is watched by ssh, up to its panic; its recording replays to the same",
+        is_test: true,
+        run: attach::by_ssh,
+    },
+    Scenario {
+        name: "attach-cut",
+        about: "the link to a VM is cut and comes back; its agent is killed",
+        is_test: true,
+        run: attach::cut_link,
+    },
+    Scenario {
+        name: "attach-serial",
+        about: "a VM is watched by a virtio-serial port",
+        is_test: true,
+        run: attach::by_serial,
+    },
+    Scenario {
+        name: crate::vm::GUEST_SCENARIO,
+        about: "the guest's side of these",
+        is_test: false,
+        run: attach_guest::run_guest,
     },
     Scenario {
         name: "demo",

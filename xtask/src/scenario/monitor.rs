@@ -45,9 +45,17 @@ pub(crate) struct Ended {
 impl Monitor {
     /// Starts it on `device`, with `options`, and waits until its hooks are live.
     pub(crate) fn start(place: &Place, device: &str, options: &[&str]) -> Result<Self> {
+        Self::start_with(place, &[options, &[device]].concat())
+    }
+
+    /// Starts it with these arguments, which may begin with a subcommand.
+    pub(crate) fn start_with(place: &Place, arguments: &[&str]) -> Result<Self> {
         let ledger_dump = place.dir().join("ledger");
-        let mut command = command(place, device);
-        command.args(["--json", "--ledger-dump"]).arg(&ledger_dump).args(options);
+        let mut command = Command::new(&place.monitor);
+        let subcommand = usize::from(arguments.first() == Some(&"attach"));
+        let (subcommand, arguments) = arguments.split_at(subcommand);
+        command.args(subcommand).args(["--json", "--ledger-dump"]).arg(&ledger_dump);
+        command.args(arguments).stdin(Stdio::null());
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -60,6 +68,32 @@ impl Monitor {
         let mut monitor = Self { child, lines, stdout, stderr, ledger_dump };
         monitor.wait_for("start")?;
         Ok(monitor)
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) fn wait_for_end(mut self) -> Result<Ended> {
+        let status = crate::command::wait(&mut self.child, LIMIT)?
+            .ok_or_else(|| anyhow!("the monitor did not end"))?;
+        let status = status.code().with_context(|| format!("the monitor ended with {status}"))?;
+        self.ended(status)
+    }
+
+    /// A program that it runs.
+    pub(crate) fn child_named(&self, name: &str) -> Result<u32> {
+        let path = format!("/proc/{0}/task/{0}/children", self.pid());
+        // The thread that started it is any of them.
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid()))
+            .with_context(|| format!("no {path}"))?;
+        for task in tasks {
+            let children = fs::read_to_string(task?.path().join("children"))?;
+            for child in children.split_whitespace() {
+                let comm = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+                if comm.trim() == name {
+                    return Ok(child.parse()?);
+                }
+            }
+        }
+        bail!("the monitor runs no {name}")
     }
 
     /// The monitor's process id.
@@ -113,6 +147,10 @@ impl Monitor {
     /// Ends it as a user does (SIGINT), and gives what it said.
     pub(crate) fn stop(mut self) -> Result<Ended> {
         let status = interrupt(&mut self.child)?;
+        self.ended(status)
+    }
+
+    fn ended(&mut self, status: i32) -> Result<Ended> {
         let stdout = self.stdout.take().expect("taken here alone").join();
         stdout.map_err(|_| anyhow!("the reader of the monitor's output panicked"))??;
         let stderr = self.stderr.take().map(|handle| handle.join().unwrap_or_default());

@@ -18,14 +18,14 @@ use crate::{
 
 const VERSION: &str = "0.13.0";
 
-/// Where the linker's binary is; belongs on PATH when the eBPF programs are built.
-pub(crate) fn linker_dir() -> PathBuf {
+/// Where the tools that are built here are; belongs on PATH when cargo runs.
+pub(crate) fn tools_dir() -> PathBuf {
     workspace::tools().join("bin")
 }
 
 /// Builds it, unless that version runs already.
 pub(super) fn install() -> Result<()> {
-    let linker = linker_dir().join("bpf-linker");
+    let linker = tools_dir().join("bpf-linker");
     let works = run(&linker.to_string_lossy(), &["--version"]);
     if works.is_ok_and(|version| version.contains(VERSION)) {
         return Ok(());

@@ -8,6 +8,7 @@ use super::tally::{Outcome, Skip, Tally};
 use crate::{
     build::cargo,
     command::{self, Finished},
+    setup,
 };
 
 /// The longest: a first build of everything.
@@ -37,11 +38,11 @@ fn passes(command: &mut Command) -> Result<Outcome> {
     Ok(if done.status.success() { Outcome::Passed } else { Outcome::Failed(tail(&done)) })
 }
 
-/// Licences, sources and banned crates. Advisories need a download and are left to people.
+/// Licences, sources and banned crates (`deny.toml`). Advisories need a download and are left to
+/// people.
 fn deny() -> Result<Outcome> {
-    let known = command::finish(&mut cargo(&["deny", "--version"]), LIMIT)?;
-    if !known.status.success() {
-        return Ok(Outcome::Skipped(Skip::cannot_run("cargo-deny is not installed")));
+    if let Err(error) = setup::install_cargo_deny() {
+        return Ok(Outcome::Skipped(Skip::could_run(format!("no cargo-deny: {error:#}"))));
     }
     passes(&mut cargo(&["deny", "check", "bans", "licenses", "sources"]))
 }

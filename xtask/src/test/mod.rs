@@ -64,7 +64,7 @@ fn scenarios(tally: &mut Tally) {
         };
         for scenario in &tests {
             tally.run(&format!("{} on {}", scenario.name, line.name), || match &vm {
-                Ok(vm) => Ok(vm.run(scenario, vm::Echo::Nothing)?.into()),
+                Ok(vm) => Ok(vm.run(scenario.name, vm::Echo::Nothing)?.into()),
                 Err(skip) => Ok(Outcome::Skipped(skip.clone())),
             });
         }

@@ -28,11 +28,14 @@ pub(crate) struct Line {
 }
 
 /// The lines that tests run on.
-pub(crate) const LINES: [Line; 2] =
-    [Line { name: "6.1", suite: "bookworm" }, Line { name: "6.12", suite: "trixie" }];
+pub(crate) const LINES: [Line; 3] = [
+    Line { name: "5.10", suite: "bullseye" },
+    Line { name: "6.1", suite: "bookworm" },
+    Line { name: "6.12", suite: "trixie" },
+];
 
 /// In a kernel's directory: names its release, and says that all of it is there.
-const MARKER: &str = "release";
+const MARKER: &str = "release-with-network";
 
 /// An unpacked kernel package.
 pub(crate) struct Kernel {
@@ -111,7 +114,9 @@ fn unpack(package: &Path, dir: &Path) -> Result<()> {
     let script = "dpkg-deb --fsys-tarfile \"$1\" | tar -x -C \"$2\" --wildcards \
                   './boot/*' '*/modules.builtin' '*/kernel/fs/*' '*/kernel/crypto/*' \
                   '*/kernel/lib/*' '*/kernel/arch/*' '*/kernel/drivers/block/*' \
-                  '*/kernel/drivers/virtio/*'";
+                  '*/kernel/drivers/virtio/*' '*/kernel/drivers/net/virtio_net*' \
+                  '*/kernel/drivers/net/net_failover*' '*/kernel/net/core/*' \
+                  '*/kernel/drivers/char/*virtio*'";
     output(
         Command::new("bash").args(["-o", "pipefail", "-c", script, "unpack"]).args([package, dir]),
         LIMIT,
@@ -136,6 +141,24 @@ fn configured_mirror() -> Result<Option<String>> {
     command.args(["indextargets", "--format", format, "Created-By: Packages"]);
     let targets = output(&mut command, LIMIT)?;
     Ok(targets.lines().find_map(|line| line.strip_prefix("Debian|Debian|")).map(str::to_owned))
+}
+
+/// A package of Debian's, unpacked into a directory that is kept; nothing is installed.
+pub(super) fn unpacked_package(package: &str) -> Result<PathBuf> {
+    let dir = workspace::vm().join("packages").join(package);
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    println!("vm: downloading and unpacking {package}");
+    // Of the release whose libraries the programs of most hosts have.
+    let apt = PrivateApt::new(find("6.1")?)?;
+    apt.get(&["update"])?;
+    let file = apt.download(package)?;
+    let partial = dir.with_extension("partial");
+    fs::create_dir_all(&partial)?;
+    output(Command::new("dpkg-deb").arg("-x").args([&file, &partial]), LIMIT)?;
+    fs::rename(&partial, &dir)?;
+    Ok(dir)
 }
 
 /// apt with lists, cache and sources of its own.

@@ -1,34 +1,27 @@
-//! `cargo xtask vm KERNEL SCENARIO...`: boots a stock Debian kernel in QEMU, with nothing in
-//! it but our own binaries as an initramfs, and runs scenarios in it, one boot each.
+//! Stock Debian kernels in QEMU, with nothing in them but our own binaries as an initramfs. One
+//! boot runs one scenario.
 
 use std::{
     path::{Path, PathBuf},
-    process::ExitCode,
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::{build, scenario, workspace};
+use crate::workspace;
 
+pub(crate) mod agreement;
+mod guest;
 mod image;
 mod initramfs;
 mod kernel;
 mod modules;
 mod qemu;
 
-pub(crate) use kernel::{LINES, obstacle};
-pub(crate) use qemu::{Echo, Verdict};
-
-/// Arguments of the verb.
-#[derive(clap::Args)]
-pub(crate) struct Args {
-    /// Which kernel: 6.1 or 6.12
-    kernel: String,
-    /// What to run in it; `cargo xtask vm 6.1 list` names them
-    #[arg(required = true)]
-    scenarios: Vec<String>,
-}
+pub(crate) use agreement::Verdict;
+pub(crate) use guest::{Guest, NAME as GUEST_NAME, SCENARIO as GUEST_SCENARIO};
+pub(crate) use kernel::{LINES, find as find_line, obstacle};
+pub(crate) use qemu::Echo;
 
 /// A kernel with an image to boot.
 pub(crate) struct Vm {
@@ -36,36 +29,12 @@ pub(crate) struct Vm {
     initramfs: PathBuf,
 }
 
-/// Runs the verb.
-pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    if args.scenarios == ["list"] {
-        scenario::list();
-        return Ok(ExitCode::SUCCESS);
-    }
-    for name in &args.scenarios {
-        scenario::find(name)?;
-    }
-    let vm = Vm::prepare(&args.kernel, &build::static_xtask()?, &build::monitor()?)?;
-    let mut failed = Vec::new();
-    for name in &args.scenarios {
-        let verdict = vm.run(scenario::find(name)?, Echo::Console)?;
-        println!("{name} on Linux {}: {verdict}", vm.release());
-        if !matches!(verdict, Verdict::Passed) {
-            failed.push(name.as_str());
-        }
-    }
-    if !failed.is_empty() {
-        bail!("did not pass: {}", failed.join(", "));
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
 impl Vm {
     /// Fetches the kernel, unless it is cached, and packs the image.
     pub(crate) fn prepare(line: &str, xtask: &Path, monitor: &Path) -> Result<Self> {
         let kernel = kernel::fetch(kernel::find(line)?)?;
         let initramfs = workspace::vm().join(format!("initramfs-{line}.cpio"));
-        image::pack(&initramfs, &kernel, xtask, monitor)?;
+        image::pack(&initramfs, &kernel, xtask, monitor, &image::Extras::default())?;
         Ok(Self { kernel, initramfs })
     }
 
@@ -75,13 +44,13 @@ impl Vm {
     }
 
     /// Boots, runs one scenario, and says how it ended.
-    pub(crate) fn run(&self, scenario: &scenario::Scenario, echo: Echo) -> Result<Verdict> {
+    pub(crate) fn run(&self, scenario: &str, echo: Echo) -> Result<Verdict> {
         let line = self.kernel.line.name;
         qemu::run(&qemu::Boot {
             kernel: &self.kernel.vmlinuz,
             initramfs: &self.initramfs,
-            scenario: scenario.name,
-            log: workspace::vm().join(format!("{line}-{}.log", scenario.name)),
+            scenario,
+            log: workspace::vm().join(format!("{line}-{scenario}.log")),
             limit: Duration::from_mins(15),
             echo,
         })

@@ -18,13 +18,16 @@ const NEEDED: [&str; 3] = ["virtio_pci", "virtio_blk", "btrfs"];
 
 /// Checksums that btrfs asks the crypto layer for at run time (`MODULE_SOFTDEP` in
 /// fs/btrfs/super.c), and loop devices: taken where the kernel has them as modules.
-const WANTED: [&str; 6] = [
+/// A network and a console port are for those guests that are reached from outside.
+const WANTED: [&str; 8] = [
     "crc32c_generic",
     "crc32c_intel",
     "xxhash_generic",
     "blake2b_generic",
     "sha256_generic",
     "loop",
+    "virtio_net",
+    "virtio_console",
 ];
 
 /// A module, unpacked.

@@ -1,7 +1,6 @@
 //! One boot: QEMU, its console, and how it ended.
 
 use std::{
-    fmt,
     fs::File,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -13,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::guest;
+use super::agreement::{self, Verdict};
 
 /// What a kernel says when it will not go on.
 const HANG_MARKERS: [&str; 5] =
@@ -43,43 +42,43 @@ pub(crate) enum Echo {
     Scenario,
 }
 
-/// How a scenario ended.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Passed,
-    Skipped(String),
-    Failed(String),
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Passed => f.write_str("passed"),
-            Self::Skipped(why) => write!(f, "SKIPPED: {why}"),
-            Self::Failed(why) => write!(f, "FAILED: {why}"),
-        }
-    }
-}
-
 /// Boots, and watches the console until QEMU ends, hangs or is out of time.
 pub(super) fn run(boot: &Boot) -> Result<Verdict> {
     let disk = tempfile::NamedTempFile::new().context("cannot make a scratch disk")?;
-    disk.as_file().set_len(guest::DISK_LEN_BYTES)?;
-    let mut qemu = start(boot, disk.path())?;
-    let verdict = watch(boot, &mut qemu);
+    disk.as_file().set_len(agreement::DISK_LEN_BYTES)?;
+    let log =
+        File::create(&boot.log).with_context(|| format!("cannot create {}", boot.log.display()))?;
+    // QEMU's own complaints go to the log as well.
+    let mut qemu = start(boot, disk.path(), log.try_clone()?)?;
+    let verdict = watch(boot, &mut qemu, log);
     // Harmless when it has ended; needed when it has not.
     let _ = qemu.kill();
     qemu.wait()?;
     verdict
 }
 
-fn start(boot: &Boot, disk: &Path) -> Result<Child> {
-    let append = format!(
-        "console=ttyS0 panic=-1 loglevel=5 mitigations=off watchdog_thresh=60 {}={}",
-        guest::SCENARIO_PARAMETER,
-        boot.scenario
-    );
-    Command::new("qemu-system-x86_64")
+/// The kernel's command line for a scenario.
+pub(super) fn kernel_parameters(scenario: &str) -> String {
+    format!(
+        "console=ttyS0 panic=-1 loglevel=5 mitigations=off watchdog_thresh=60 {}={scenario}",
+        agreement::SCENARIO_PARAMETER,
+    )
+}
+
+fn start(boot: &Boot, disk: &Path, complaints: File) -> Result<Child> {
+    let append = kernel_parameters(boot.scenario);
+    command(boot.kernel, boot.initramfs, &append, disk)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(complaints)
+        .spawn()
+        .context("cannot start qemu-system-x86_64")
+}
+
+/// A machine with a console on its standard output and a disk.
+pub(super) fn command(kernel: &Path, initramfs: &Path, append: &str, disk: &Path) -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command
         // Emulation works everywhere. KVM that is there but does not work (in nested VMs) ends
         // QEMU instead of being passed over.
         .args(["-accel", "tcg,thread=multi"])
@@ -87,22 +86,16 @@ fn start(boot: &Boot, disk: &Path) -> Result<Child> {
         .args(["-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot"])
         .args(["-nodefaults", "-no-user-config"])
         .arg("-kernel")
-        .arg(boot.kernel)
+        .arg(kernel)
         .arg("-initrd")
-        .arg(boot.initramfs)
-        .args(["-append", &append])
+        .arg(initramfs)
+        .args(["-append", append])
         .arg("-drive")
-        .arg(format!("file={},format=raw,if=virtio,cache=unsafe", disk.display()))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("cannot start qemu-system-x86_64")
+        .arg(format!("file={},format=raw,if=virtio,cache=unsafe", disk.display()));
+    command
 }
 
-fn watch(boot: &Boot, qemu: &mut Child) -> Result<Verdict> {
-    let mut log =
-        File::create(&boot.log).with_context(|| format!("cannot create {}", boot.log.display()))?;
+fn watch(boot: &Boot, qemu: &mut Child, mut log: File) -> Result<Verdict> {
     let lines = read_lines(qemu);
     let mut end = Instant::now() + boot.limit;
     let mut verdict = None;
@@ -127,7 +120,7 @@ fn watch(boot: &Boot, qemu: &mut Child) -> Result<Verdict> {
             hang = Some(format!("the kernel said: {line}"));
             end = Instant::now() + EPILOGUE;
         }
-        verdict = verdict.or_else(|| guest::parse_verdict(&line));
+        verdict = verdict.or_else(|| agreement::parse_verdict(&line));
     }
     let log = boot.log.display();
     Ok(match (hang, verdict) {
@@ -162,18 +155,17 @@ mod tests {
 
     /// What `watch` makes of a machine that prints `console` by `sh`.
     fn watched(console: &str, limit: Duration) -> Verdict {
-        let dir = tempfile::tempdir().unwrap();
         let boot = Boot {
             kernel: Path::new("none"),
             initramfs: Path::new("none"),
             scenario: "none",
-            log: dir.path().join("log"),
+            log: PathBuf::from("none"),
             limit,
             echo: Echo::Nothing,
         };
         let mut machine =
             Command::new("sh").args(["-c", console]).stdout(Stdio::piped()).spawn().unwrap();
-        let verdict = watch(&boot, &mut machine).unwrap();
+        let verdict = watch(&boot, &mut machine, tempfile::tempfile().unwrap()).unwrap();
         machine.kill().unwrap();
         machine.wait().unwrap();
         verdict

@@ -174,6 +174,11 @@ const fn field(offset: u32, len_bytes: u32) -> Field {
     Field { offset, len_bytes }
 }
 
+/// The release is one of which nothing is known: it must not matter.
+fn for_described_kprobes(btf: &BtfBuilder) -> Result<KernelLayout, LayoutError> {
+    KernelLayout::for_kprobes(&btf.build(), "3.2.1", true)
+}
+
 /// Offsets of bytenr, length, parent; root, level; root, inode, offset; and the action.
 fn offsets(layout: &KernelLayout) -> ([u32; 3], [u32; 2], [Option<u32>; 3], Option<Field>) {
     let KernelLayout { tree, data, .. } = layout;
@@ -201,7 +206,7 @@ fn every_known_form_of_btrfs_ref_is_found_with_the_root_that_is_the_key() {
     for (add, common, tree, data, action, owning_root, len_bytes) in cases {
         let mut btf = rest_of_kernel("latest_dev");
         add(&mut btf);
-        let layout = KernelLayout::for_kprobes(&btf.build()).expect("known");
+        let layout = for_described_kprobes(&btf).expect("known");
         assert_eq!(offsets(&layout), (common, tree, data.map(Some), Some(action)));
         assert_eq!(layout.tree.owning_root.map(|field| field.offset), owning_root);
         assert_eq!((layout.ebpf.tree_len_bytes, layout.ebpf.tree_start), (len_bytes, 0));
@@ -212,7 +217,7 @@ fn every_known_form_of_btrfs_ref_is_found_with_the_root_that_is_the_key() {
 fn before_5_16_the_latest_device_is_the_block_device_itself() {
     let mut btf = rest_of_kernel("latest_bdev");
     add_ref_of_5_10(&mut btf);
-    let layout = KernelLayout::for_kprobes(&btf.build()).expect("known").ebpf;
+    let layout = for_described_kprobes(&btf).expect("known").ebpf;
     assert_eq!((layout.fs_devices_latest, layout.device_bdev), (104, ABSENT));
 }
 
@@ -224,7 +229,7 @@ fn the_argument_that_bounds_a_removed_group_is_found_by_the_prototype() {
     ] {
         let mut btf = rest_of_kernel(latest);
         add_ref_of_6_12(&mut btf);
-        let layout = KernelLayout::for_kprobes(&btf.build()).expect("known");
+        let layout = for_described_kprobes(&btf).expect("known");
         let KernelLayout { ebpf, group_bound, .. } = layout;
         assert_eq!((group_bound, ebpf.group_start, ebpf.group_len), expected);
     }
@@ -259,10 +264,9 @@ fn the_commit_tracepoint_is_read_by_its_own_prototype() {
 
 #[test]
 fn a_kernel_that_does_not_describe_btrfs_is_refused_by_name() {
-    let error = KernelLayout::for_kprobes(&BtfBuilder::new().build()).expect_err("nothing there");
+    let error = KernelLayout::for_tracepoints(&BtfBuilder::new().build()).expect_err("nothing");
     assert!(error.to_string().contains("/sys/kernel/btf/btrfs"), "{error}");
-    let error =
-        KernelLayout::for_kprobes(&rest_of_kernel("latest_dev").build()).expect_err("no ref");
+    let error = for_described_kprobes(&rest_of_kernel("latest_dev")).expect_err("no ref");
     assert!(error.to_string().contains("btrfs_ref"), "{error}");
 }
 
@@ -275,4 +279,89 @@ fn an_object_longer_than_a_record_is_refused_not_cut() {
     let error = KernelLayout::for_tracepoints(&btf.build()).expect_err("80 bytes");
     let what = "struct btrfs_delayed_data_ref";
     assert_eq!(error, LayoutError::TooLong { what, len_bytes: 80 });
+}
+
+/// What vmlinux describes of a kernel whose btrfs is a module without BTF.
+fn vmlinux_alone() -> BtfBuilder {
+    let mut btf = BtfBuilder::new();
+    btf.structure("super_block", 1400, &[("s_fs_info", "ptr", 936), ("s_id", "ptr", 984)])
+        .structure("task_struct", 9000, &[("journal_info", "ptr", 3000)]);
+    btf
+}
+
+fn from_table(release: &str) -> Result<KernelLayout, LayoutError> {
+    KernelLayout::for_kprobes(&vmlinux_alone().build(), release, false)
+}
+
+/// A real structure and the table must say the same: both come from the same definitions.
+#[test]
+fn the_table_says_what_btf_would_for_every_form_of_btrfs_ref() {
+    type Add = fn(&mut BtfBuilder);
+    let cases: [(Add, &[&str]); 4] = [
+        (add_ref_of_5_10, &["5.10.0-32-amd64", "5.15.160"]),
+        (add_ref_of_6_1, &["5.16.0", "5.17.1", "6.1.0-53-amd64", "6.6.99"]),
+        (add_ref_of_6_7, &["6.7.0", "6.9-rc1"]),
+        (add_ref_of_6_12, &["6.10.0", "6.12.107+deb13-amd64", "7.0.1", "7.3.4"]),
+    ];
+    for (add, releases) in cases {
+        let mut btf = rest_of_kernel("latest_dev");
+        add(&mut btf);
+        let described = for_described_kprobes(&btf).expect("known");
+        for release in releases {
+            let KernelLayout { ebpf, tree, data, .. } = from_table(release).expect("known");
+            assert_eq!((tree, data), (described.tree, described.data), "{release}");
+            let payload =
+                |it: Layout| (it.tree_start, it.tree_len_bytes, it.data_start, it.data_len_bytes);
+            assert_eq!(payload(ebpf), payload(described.ebpf), "{release}");
+        }
+    }
+}
+
+#[test]
+fn the_table_knows_where_transaction_and_group_changed() {
+    let map = Some(GroupBound::ExtentMap);
+    let chunk = Some(GroupBound::ChunkMap);
+    for (release, fs_info, expected) in [
+        ("5.10.0", 80, (map, 24, 32)),
+        ("5.16.9", 80, (map, 24, 32)),
+        ("5.17.0", 72, (map, 24, 32)),
+        ("6.6.0", 72, (map, 24, 32)),
+        ("6.7.12", 88, (map, 24, 32)),
+        ("6.8.0", 88, (chunk, 32, 40)),
+        ("7.3.0", 88, (chunk, 32, 40)),
+    ] {
+        let KernelLayout { ebpf, group_bound, .. } = from_table(release).expect("known");
+        assert_eq!((ebpf.trans_transid, ebpf.trans_fs_info), (0, fs_info), "{release}");
+        assert_eq!(ebpf.trans_fs_info_or, fs_info + 8, "with pending_snapshot; {release}");
+        assert_eq!((group_bound, ebpf.group_start, ebpf.group_len), expected, "{release}");
+    }
+}
+
+#[test]
+fn without_a_description_a_device_is_known_by_other_means_and_that_is_said() {
+    let layout = from_table("5.10.0-32-amd64").expect("known");
+    assert!(!layout.knows_devices() && layout.ebpf.bdev_dev == ABSENT);
+    assert_eq!(layout.ebpf.fs_info_chunk_tree_uuid, 0);
+    assert_eq!((layout.ebpf.super_fs_info, layout.ebpf.super_id), (936, 984));
+    assert!(!layout.unseen().is_empty());
+    let mut btf = rest_of_kernel("latest_dev");
+    add_ref_of_6_12(&mut btf);
+    let described = for_described_kprobes(&btf).expect("known");
+    assert!(described.knows_devices() && described.unseen().is_empty());
+}
+
+#[test]
+fn what_the_table_cannot_know_is_refused_not_guessed() {
+    let refused = |layout: Result<KernelLayout, LayoutError>, why| match layout {
+        Err(LayoutError::NoModuleBtf { .. }) => {}
+        other => panic!("{why}: {other:?}"),
+    };
+    for release in ["5.9.16", "7.4.0-rc1", "8.0.0", "strange", ""] {
+        refused(from_table(release), release);
+    }
+    let vmlinux = vmlinux_alone().build();
+    let with_ref_verify = |release| KernelLayout::for_kprobes(&vmlinux, release, true);
+    refused(with_ref_verify("5.16.0"), "the option moves members");
+    assert!(with_ref_verify("5.15.0").is_ok(), "up to 5.15 it does not");
+    refused(KernelLayout::for_tracepoints(&vmlinux), "tracepoints need more");
 }

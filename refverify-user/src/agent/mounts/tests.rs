@@ -18,7 +18,7 @@ impl Fixture {
     fn new(mode: HookMode, log_root: u64) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let device = Device::fake(&dir.path().join("image"), "loop7", ON_DISK, log_root);
-        let mut mounts = Mounts::new(Arc::from([device]), mode);
+        let mut mounts = Mounts::new(Arc::from([device]), mode, None);
         mounts.sysfs = dir.path().join("sysfs");
         fs::create_dir_all(mounts.sysfs.join("features")).expect("created");
         Self { dir, mounts }
@@ -162,20 +162,4 @@ fn a_commit_or_abort_is_told_once_and_never_of_an_unmounted_file_system() {
     // An image restored to an older generation begins anew.
     fixture.signal(begins(0xb));
     assert_eq!(fixture.signal(commit).len(), 1);
-}
-
-#[test]
-fn the_mount_that_hides_the_others_decides_and_blanks_in_paths_are_understood() {
-    let mountinfo = b"\
-22 1 0:21 / /proc rw - proc proc rw\n\
-40 1 0:40 / /mnt\\040one rw,relatime shared:1 - btrfs /dev/loop\\0407 rw,ssd\n\
-41 1 0:41 / /mnt/two rw - btrfs /dev/loop1 rw\n\
-42 41 8:1 / /mnt/two rw master:2 - ext4 /dev/sda1 rw\n\
-garbage\n\
-43 1 0:43 / /cut rw\n";
-    let source = |path| btrfs_source(mountinfo, Path::new(path));
-    assert_eq!(source("/mnt one"), Some(PathBuf::from("/dev/loop 7")));
-    assert_eq!(source("/mnt/two"), None, "an ext4 lies over it");
-    assert_eq!(source("/cut"), None);
-    assert_eq!(source("/nowhere"), None);
 }

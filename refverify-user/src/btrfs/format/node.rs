@@ -250,6 +250,16 @@ impl TreeBlock {
             Ok(Self::Interior(Interior { pointer: *pointer, count: pointers.len(), data }))
         }
     }
+
+    /// The chunk tree's UUID, which mkfs chooses and every tree block carries (kernel:
+    /// `btrfs_header.chunk_tree_uuid`; `open_ctree` keeps it in `btrfs_fs_info.chunk_tree_uuid`,
+    /// the first member in 5.10 to 7.3).
+    pub fn chunk_tree_uuid(&self) -> Uuid {
+        let (Self::Interior(Interior { data, .. }) | Self::Leaf(Leaf { data, .. })) = self;
+        let header = DiskHeader::ref_from_prefix(data);
+        // `check` has seen to the length.
+        header.map_or(Uuid::nil(), |(header, _)| Uuid::from_bytes(header.chunk_tree_uuid))
+    }
 }
 
 impl DiskHeader {

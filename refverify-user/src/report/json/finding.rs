@@ -11,7 +11,7 @@ use crate::{
 };
 
 #[derive(Serialize)]
-pub(super) struct FindingBody {
+pub(crate) struct FindingBody {
     kind: &'static str,
     message: String,
     #[serde(flatten)]
@@ -25,7 +25,7 @@ pub(super) struct FindingBody {
 /// The fields that an event gives; those of an item on disk are `transid` (the generation
 /// that was read) and `disk`.
 #[derive(Default, Serialize)]
-struct CauseFields {
+pub(crate) struct CauseFields {
     len_bytes: Option<u64>,
     extent_kind: Option<&'static str>,
     level: Option<u8>,
@@ -52,7 +52,7 @@ struct DiskBody {
 }
 
 #[derive(Serialize)]
-struct ExtentBody {
+pub(crate) struct ExtentBody {
     bytenr: u64,
     len_bytes: u64,
     extent_kind: &'static str,
@@ -100,7 +100,7 @@ struct ActionBody {
 }
 
 impl FindingBody {
-    pub(super) fn new(finding: &Finding, name: Name) -> Self {
+    pub(crate) fn new(finding: &Finding, name: Name) -> Self {
         let symbols = &finding.symbols;
         let cause = match &finding.cause {
             Cause::Event(event) => CauseFields::of_event(event, symbols),
@@ -118,7 +118,7 @@ impl FindingBody {
 }
 
 impl CauseFields {
-    fn of_event(event: &Event, symbols: &Symbols) -> Self {
+    pub(crate) fn of_event(event: &Event, symbols: &Symbols) -> Self {
         let who = Self {
             transid: event.transid,
             pid: Some(event.pid),
@@ -155,7 +155,7 @@ impl CauseFields {
 }
 
 impl ExtentBody {
-    fn new(dump: &ExtentDump, symbols: &Symbols) -> Self {
+    pub(crate) fn new(dump: &ExtentDump, symbols: &Symbols) -> Self {
         let roots = dump.roots.iter().map(|&(root, count)| RootBody { root, count });
         let refs = dump.refs.iter().map(|(key, count)| RefBody { key: key.into(), count: *count });
         Self {

@@ -19,7 +19,7 @@ use crate::{
 use finding::FindingBody;
 use summary::SummaryBody;
 
-mod finding;
+pub(super) mod finding;
 mod summary;
 
 /// The line, without its break; `None` for a ledger dump. `delivery` is told in the summary.
@@ -30,14 +30,17 @@ pub(super) fn line(
 ) -> Option<String> {
     let label = Label::of(notice)?;
     let body = body(notice, watched, delivery)?;
-    let line = serde_json::to_string(&Line { kind: label.name, body });
+    let line = serde_json::to_string(&Line { kind: label.name, vm: watched.vm(), body });
     Some(line.expect("structs of numbers, strings and lists always serialise"))
 }
 
 #[derive(Serialize)]
-struct Line {
+struct Line<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
+    /// Only where it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vm: Option<&'a str>,
     #[serde(flatten)]
     body: Body,
 }

@@ -1,0 +1,276 @@
+//! A VM with a stock kernel, watched from outside while it works: by ssh, and by a virtio-serial
+//! port. Its ledger here equals its disk, its faults arrive in the journal here, and when its
+//! kernel panics what was known stays here.
+
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::{
+    Outcome, Place,
+    compare::parse_raw,
+    journal::{self, Journal},
+    monitor::Monitor,
+    oracle,
+};
+use crate::{
+    build,
+    vm::{self, GUEST_NAME, Guest},
+};
+
+/// The guest's kernel.
+const KERNEL: &str = "6.1";
+
+/// Times at which the ledger is compared.
+const COMPARISONS: usize = 3;
+
+/// Exit status bits: findings, and something not verified.
+const STATUS_FINDINGS_AND_GAPS: i32 = 6;
+
+/// The watched disk, as the guest names it.
+const DISK: &str = "/dev/vda";
+
+/// By ssh, up to the guest's death.
+pub(super) fn by_ssh(place: &Place) -> Result<Outcome> {
+    let Some(guest) = boot(place)? else { return Ok(skipped()) };
+    // So that the program has to be sent.
+    guest.ssh("rm /bin/refverify-monitor")?;
+    let _journal = Journal::start()?;
+    let recording = place.dir().join("recording");
+    let config = text(&guest.ssh_config)?;
+    let flight_dir = place.dir().join("flight");
+    fs::create_dir(&flight_dir)?;
+    let mut monitor = Monitor::start_with(
+        place,
+        &[
+            "attach",
+            "--journal",
+            "--ssh-config",
+            config,
+            "--record",
+            text(&recording)?,
+            "--flight-dir",
+            text(&flight_dir)?,
+            GUEST_NAME,
+            DISK,
+        ],
+    )?;
+    monitor.wait_for("seeded")?;
+    equals_the_disk(&guest, &mut monitor, COMPARISONS)?;
+    ensure!(monitor.findings().is_empty(), "honest work: {:?}", monitor.findings());
+
+    let planted = guest.ask("planted")?;
+    let (clone, single) = planted.trim().split_once(' ').context("two addresses")?;
+    guest.ask("clone-again")?;
+    expect_in_journal(&mut monitor, 1, "drop-missing-ref", clone)?;
+    equals_the_disk(&guest, &mut monitor, 1)?;
+
+    // The panic comes right after the fault: nothing more is sent.
+    let _ = guest.ssh("touch /run/ask/delete-single; sleep 1; echo c >/proc/sysrq-trigger");
+    let ended = monitor.wait_for_end()?;
+    ensure!(
+        ended.status == STATUS_FINDINGS_AND_GAPS,
+        "the status is {}: {}",
+        ended.status,
+        ended.stderr
+    );
+    let findings = super::monitor::of_type(&ended.lines, "finding");
+    let last = findings.last().context("no finding")?;
+    ensure!(last["bytenr"] == single.parse::<u64>()?, "the last finding is {last}");
+    has_flight_record(&flight_dir, single)?;
+    replays_to_the_same(place, &recording, &ended.lines)?;
+    Ok(Outcome::Passed)
+}
+
+/// By the port: with an agent that is in the guest already, and with one that the QEMU guest
+/// agent starts, which has to be sent.
+pub(super) fn by_serial(place: &Place) -> Result<Outcome> {
+    let Some(guest) = boot(place)? else { return Ok(skipped()) };
+    let port = "/dev/$(cd /sys/class/virtio-ports; grep -l '^refverify$' */name | cut -d/ -f1)";
+    guest.ssh(&format!(
+        "refverify-monitor agent --port {port} {DISK} >/run/agent.log 2>&1 </dev/null &"
+    ))?;
+    let (socket, qga) = (text(&guest.port_socket)?, text(&guest.qga_socket)?);
+    watched_to_the_end(place, &guest, &["attach", "--serial", socket, DISK])?;
+    guest.ssh("rm /bin/refverify-monitor")?;
+    watched_to_the_end(place, &guest, &["attach", "--serial", socket, "--qga", qga, DISK])?;
+    Ok(Outcome::Passed)
+}
+
+fn watched_to_the_end(place: &Place, guest: &Guest, arguments: &[&str]) -> Result<()> {
+    let mut monitor = Monitor::start_with(place, arguments)?;
+    monitor.wait_for("seeded")?;
+    equals_the_disk(guest, &mut monitor, COMPARISONS)?;
+    let ended = monitor.stop()?;
+    ensure!(ended.status == 0, "the status is {}: {}", ended.status, ended.stderr);
+    ensure!(super::monitor::of_type(&ended.lines, "finding").is_empty(), "honest work");
+    gone_from(guest)
+}
+
+/// A link that is cut, and comes back; and an agent that is killed.
+pub(super) fn cut_link(place: &Place) -> Result<Outcome> {
+    let Some(guest) = boot(place)? else { return Ok(skipped()) };
+    let flight_dir = text(place.dir())?;
+    let mut monitor = Monitor::start_with(
+        place,
+        &[
+            "attach",
+            "--ssh-config",
+            text(&guest.ssh_config)?,
+            "--flight-dir",
+            flight_dir,
+            GUEST_NAME,
+            DISK,
+        ],
+    )?;
+    monitor.wait_for("seeded")?;
+    for seconds in [1, 60] {
+        // The guest works on; only the link stands still.
+        let ssh = monitor.child_named("ssh")?;
+        stop_for(ssh, Duration::from_secs(seconds))?;
+        println!("the link was cut for {seconds} s");
+        equals_the_disk(&guest, &mut monitor, 1)?;
+    }
+    ensure!(monitor.findings().is_empty(), "a cut link is no fault: {:?}", monitor.findings());
+    guest.ssh("kill -9 $(pidof 9)")?;
+    let ended = monitor.wait_for_end()?;
+    ensure!(ended.status & 4 != 0, "a killed agent is not a clean end: {}", ended.status);
+    ensure!(ended.stderr.contains("the connection ended"), "{}", ended.stderr);
+    ensure!(super::monitor::of_type(&ended.lines, "finding").is_empty(), "{:?}", ended.lines);
+    gone_from(&guest)?;
+    Ok(Outcome::Passed)
+}
+
+fn skipped() -> Outcome {
+    Outcome::Skipped("it boots a VM, and this is one".to_owned())
+}
+
+fn boot(place: &Place) -> Result<Option<Guest>> {
+    if place.device.is_some() {
+        return Ok(None);
+    }
+    let line = vm::find_line(KERNEL)?;
+    Guest::boot(line, place.dir(), &build::static_xtask_file(), &place.monitor).map(Some)
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a path is not UTF-8")
+}
+
+/// The ledger here and the disk there, while the guest's work goes on in between.
+fn equals_the_disk(guest: &Guest, monitor: &mut Monitor, times: usize) -> Result<()> {
+    for _ in 0..times {
+        thread::sleep(Duration::from_secs(3));
+        let frozen = guest.ask("freeze")?;
+        let compared = compare(&frozen, monitor);
+        guest.ask("thaw")?;
+        println!("all {} extents are equal", compared?);
+    }
+    Ok(())
+}
+
+fn compare(frozen: &str, monitor: &mut Monitor) -> Result<usize> {
+    let disk = parse_raw(frozen)?;
+    // What the freeze committed may still be on its way.
+    let end = Instant::now() + Duration::from_mins(1);
+    let ledger = loop {
+        let ledger = oracle::parse_ledger(&monitor.dump_ledger()?)?;
+        if ledger.generation >= disk.generation && ledger.state == "live" {
+            break ledger;
+        }
+        if Instant::now() > end {
+            let (state, generation) = (&ledger.state, ledger.generation);
+            bail!("{state} at {generation}, and the disk is at {}", disk.generation);
+        }
+        thread::sleep(Duration::from_millis(200));
+    };
+    ensure!(ledger.generation == disk.generation, "the ledger is newer than the frozen disk");
+    let differences = oracle::differences(&disk.extents, &ledger.extents);
+    ensure!(differences.is_empty(), "{} differ: {}", differences.len(), differences[0]);
+    Ok(disk.extents.len())
+}
+
+fn expect_in_journal(monitor: &mut Monitor, nth: usize, kind: &str, bytenr: &str) -> Result<()> {
+    let finding = monitor.wait_for_nth("finding", nth)?;
+    ensure!(finding["kind"] == kind, "{finding}");
+    ensure!(finding["bytenr"] == bytenr.parse::<u64>()?, "{finding} is not about {bytenr}");
+    ensure!(finding["vm"] == GUEST_NAME, "{finding} does not name the guest");
+    let fields = [
+        ("REFVERIFY_VM", GUEST_NAME.to_owned()),
+        ("REFVERIFY_KIND", kind.to_owned()),
+        ("REFVERIFY_BYTENR", bytenr.to_owned()),
+    ];
+    journal::wait_for(monitor.pid(), &fields)?;
+    Ok(())
+}
+
+fn has_flight_record(dir: &Path, bytenr: &str) -> Result<()> {
+    let mut kinds = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let record = fs::read_to_string(&path)?;
+        ensure!(record.contains(bytenr), "{} does not tell of {bytenr}", path.display());
+        kinds.push(path.extension().unwrap_or_default().to_string_lossy().into_owned());
+    }
+    kinds.sort();
+    ensure!(kinds == ["json", "txt"], "flight records: {kinds:?}");
+    Ok(())
+}
+
+/// All but how far the reading was at a time of the clock.
+fn replays_to_the_same(place: &Place, recording: &Path, lines: &[Value]) -> Result<()> {
+    let arguments = ["replay", "--json", text(recording)?];
+    let mut command = std::process::Command::new(&place.monitor);
+    let done = crate::command::finish(command.args(arguments), Duration::from_mins(2))?;
+    let of_clock = |line: &&Value| line["type"] != "seeding";
+    let mut wanted: Vec<String> = lines.iter().filter(of_clock).map(Value::to_string).collect();
+    let replayed: Result<Vec<Value>, _> = done.stdout.lines().map(serde_json::from_str).collect();
+    let mut replayed: Vec<String> =
+        replayed?.iter().filter(of_clock).map(Value::to_string).collect();
+    // The journal is the run's own.
+    let without_journal = |lines: &mut Vec<String>| {
+        for line in lines {
+            if let Ok(mut value) = serde_json::from_str::<Value>(line) {
+                value["journal"] = Value::Null;
+                *line = value.to_string();
+            }
+        }
+    };
+    without_journal(&mut wanted);
+    without_journal(&mut replayed);
+    ensure!(wanted == replayed, "the replay differs:\n{wanted:#?}\n{replayed:#?}");
+    Ok(())
+}
+
+/// Nothing of ours is left in the guest.
+fn gone_from(guest: &Guest) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let left = guest.ssh(
+            "ls -d /run/refverify.* /dev/shm/refverify.* /tmp/refverify.* 2>/dev/null; \
+             for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep ' agent '; \
+             done; true",
+        )?;
+        let left: Vec<&str> = left.lines().filter(|line| !line.contains("grep")).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "left in the guest: {left:?}");
+        thread::sleep(Duration::from_millis(500));
+    }
+}
+
+fn stop_for(pid: u32, time: Duration) -> Result<()> {
+    use rustix::process::{Pid, Signal, kill_process};
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a process id")?;
+    kill_process(pid, Signal::STOP)?;
+    thread::sleep(time);
+    kill_process(pid, Signal::CONT)?;
+    Ok(())
+}

@@ -1,0 +1,216 @@
+//! A VM that is reached from outside: with sshd, a network, and a virtio-serial port.
+//!
+//! Its user space is what every test VM has, busybox and sshd. The scenario `attach-guest` runs in
+//! it and does what it is asked to by files in `/run/ask`.
+
+use std::{
+    fs,
+    fs::File,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::{
+    agreement,
+    image::{self, Extras},
+    kernel::{self, Kernel, Line},
+    qemu,
+};
+use crate::{command, machine, workspace};
+
+/// The name by which ssh, and so every report, knows it.
+pub(crate) const NAME: &str = "testvm";
+
+/// How long it may take to do something, under emulation.
+const LIMIT: Duration = Duration::from_mins(4);
+
+/// A running VM; killed when dropped.
+pub(crate) struct Guest {
+    qemu: Child,
+    /// For `ssh -F`.
+    pub(crate) ssh_config: PathBuf,
+    /// The host's end of the virtio-serial port.
+    pub(crate) port_socket: PathBuf,
+    /// That of its QEMU guest agent.
+    pub(crate) qga_socket: PathBuf,
+    /// The console.
+    pub(crate) log: PathBuf,
+    _disk: tempfile::NamedTempFile,
+}
+
+impl Guest {
+    /// Boots it, and waits until sshd answers. `dir` is for keys and sockets.
+    pub(crate) fn boot(
+        line: &'static Line,
+        dir: &Path,
+        xtask: &Path,
+        monitor: &Path,
+    ) -> Result<Self> {
+        let kernel = kernel::fetch(line)?;
+        let keys = Keys::make(dir)?;
+        let initramfs = dir.join("initramfs.cpio");
+        image::pack(&initramfs, &kernel, xtask, monitor, &extras(&keys)?)?;
+        let port = free_port()?;
+        let ssh_config = dir.join("ssh_config");
+        fs::write(&ssh_config, keys.ssh_config(port))?;
+        let port_socket = dir.join("port.sock");
+        let disk = tempfile::NamedTempFile::new().context("cannot make a scratch disk")?;
+        disk.as_file().set_len(agreement::DISK_LEN_BYTES)?;
+        let log = workspace::vm().join(format!("{}-attach.log", line.name));
+        let qga_socket = dir.join("qga.sock");
+        let sockets = [("refverify", &*port_socket), ("org.qemu.guest_agent.0", &*qga_socket)];
+        let qemu = start(&kernel, &initramfs, disk.path(), port, &sockets, &log)?;
+        let mut guest = Self { qemu, ssh_config, port_socket, qga_socket, log, _disk: disk };
+        guest.wait_for_sshd()?;
+        Ok(guest)
+    }
+
+    fn wait_for_sshd(&mut self) -> Result<()> {
+        let end = Instant::now() + LIMIT;
+        loop {
+            if self.ssh("test -e /run/ready").is_ok() {
+                return Ok(());
+            }
+            if let Some(status) = self.qemu.try_wait()? {
+                bail!("QEMU ended with {status} (see {})", self.log.display());
+            }
+            if Instant::now() > end {
+                bail!("the guest does not answer by ssh (see {})", self.log.display());
+            }
+            thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// Runs a shell's command line in it.
+    pub(crate) fn ssh(&self, line: &str) -> Result<String> {
+        let mut ssh = Command::new("ssh");
+        ssh.arg("-F").arg(&self.ssh_config).args(["-o", "ConnectTimeout=20", NAME, line]);
+        command::output(ssh.stdin(Stdio::null()), LIMIT)
+    }
+
+    /// Asks the scenario in it for something, and waits for the answer.
+    pub(crate) fn ask(&self, what: &str) -> Result<String> {
+        let line = format!(
+            "rm -f /run/answer; touch /run/ask/{what}; \
+             while ! test -e /run/answer; do sleep 0.1; done; cat /run/answer"
+        );
+        let answer = self.ssh(&line).with_context(|| format!("asking the guest to {what}"))?;
+        match answer.strip_prefix("failed: ") {
+            Some(why) => bail!("the guest cannot {what}: {why}"),
+            None => Ok(answer),
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+/// The scenario that runs in it.
+pub(crate) const SCENARIO: &str = "attach-guest";
+
+fn start(
+    kernel: &Kernel,
+    initramfs: &Path,
+    disk: &Path,
+    port: u16,
+    sockets: &[(&str, &Path)],
+    log: &Path,
+) -> Result<Child> {
+    let console = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
+    let append = qemu::kernel_parameters(SCENARIO);
+    let mut qemu = qemu::command(&kernel.vmlinuz, initramfs, &append, disk);
+    qemu.arg("-netdev")
+        .arg(format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"))
+        .args(["-device", "virtio-net-pci,netdev=net,romfile="])
+        .args(["-device", "virtio-serial-pci"]);
+    for (number, (name, socket)) in sockets.iter().enumerate() {
+        let socket = socket.display();
+        qemu.args(["-chardev", &format!("socket,id=c{number},server=on,wait=off,path={socket}")]);
+        qemu.args(["-device", &format!("virtserialport,chardev=c{number},name={name}")]);
+    }
+    qemu.stdin(Stdio::null())
+        .stdout(console)
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot start qemu-system-x86_64")
+}
+
+/// Free when it was asked for; nobody else asks meanwhile.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Keys of the guest and of its user, made for one run.
+struct Keys {
+    dir: PathBuf,
+}
+
+impl Keys {
+    fn make(dir: &Path) -> Result<Self> {
+        for name in ["host_key", "user_key"] {
+            let path = dir.join(name);
+            let path = path.to_str().context("the working directory's path is not UTF-8")?;
+            command::run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", path])?;
+        }
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>> {
+        fs::read(self.dir.join(name)).with_context(|| format!("no {name}"))
+    }
+
+    fn ssh_config(&self, port: u16) -> String {
+        format!(
+            "Host {NAME}\n HostName 127.0.0.1\n Port {port}\n User root\n \
+             IdentityFile {}\n IdentitiesOnly yes\n StrictHostKeyChecking no\n \
+             UserKnownHostsFile /dev/null\n LogLevel ERROR\n",
+            self.dir.join("user_key").display()
+        )
+    }
+}
+
+const SSHD_CONFIG: &str = "HostKey /etc/ssh/host_key\nAuthorizedKeysFile /etc/ssh/user_key.pub\n\
+                           PermitRootLogin yes\nStrictModes no\nUsePAM no\nUseDNS no\n";
+
+fn extras(keys: &Keys) -> Result<Extras> {
+    let busybox = match machine::program("busybox") {
+        Some(busybox) => busybox,
+        None => kernel::unpacked_package("busybox-static")?.join("bin/busybox"),
+    };
+    let libraries = kernel::unpacked_package("libwrap0")?.join("usr/lib/x86_64-linux-gnu");
+    let sshd = match machine::program("sshd") {
+        Some(sshd) => sshd,
+        None => kernel::unpacked_package("openssh-server")?.join("usr/sbin/sshd"),
+    };
+    let qemu_ga = match machine::program("qemu-ga") {
+        Some(qemu_ga) => qemu_ga,
+        None => kernel::unpacked_package("qemu-guest-agent")?.join("usr/sbin/qemu-ga"),
+    };
+    let ip = machine::program("ip").context("ip is missing (package iproute2)")?;
+    let passwd = b"root::0:0:root:/:/bin/sh\nsshd:x:101:65534::/run/sshd:/bin/false\n";
+    let file = |path: &str, mode, content: &[u8]| (path.to_owned(), mode, content.to_vec());
+    Ok(Extras {
+        files: vec![
+            file("/etc/passwd", 0o644, passwd),
+            file("/etc/ssh/sshd_config", 0o644, SSHD_CONFIG.as_bytes()),
+            file("/etc/ssh/host_key", 0o600, &keys.read("host_key")?),
+            file("/etc/ssh/user_key.pub", 0o644, &keys.read("user_key.pub")?),
+        ],
+        programs: vec![
+            (busybox, "/bin/busybox".to_owned()),
+            (sshd, "/usr/sbin/sshd".to_owned()),
+            (ip, "/bin/ip".to_owned()),
+            (qemu_ga, "/usr/sbin/qemu-ga".to_owned()),
+        ],
+        libraries,
+    })
+}
