@@ -503,7 +503,7 @@ impl FileSystem {
         let (extents, waiting) = (self.ledger.live(), self.cut.waiting());
         let over = extents > share.extents_max || waiting > share.events_waiting_max;
         if self.is_watching() && over {
-            self.ledger = Ledger::default();
+            self.ledger = PackedLedger::default();
             self.cut = Cut::new(0);
             self.refuse(
                 format!("{extents} extents and {waiting} waiting events are more than its share"),
