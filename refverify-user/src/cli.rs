@@ -78,6 +78,10 @@ pub struct Watch {
     #[command(flatten)]
     pub probes: Probes,
 
+    /// How much to remember.
+    #[command(flatten)]
+    pub memory: Memory,
+
     /// Record everything that is seen in a new file, for replay and explain. It holds metadata
     /// of the file systems and is readable by its owner only.
     #[arg(long, value_name = "FILE")]
@@ -123,12 +127,29 @@ pub struct Probes {
     pub ring_mib: u32,
 }
 
+/// How much to remember.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
+pub struct Memory {
+    /// How many actions are kept of each extent: the first since it was allocated, and the newest.
+    #[arg(long, value_name = "N", default_value = "32", value_parser = history)]
+    pub history: usize,
+
+    /// How much memory what is known of extents may take, such as 512M or 4G. Beyond it the
+    /// oldest actions are given up, then which extents were freed, never an extent in use.
+    #[arg(long = "memory", value_name = "SIZE", default_value = "2G", value_parser = size)]
+    pub bytes: u64,
+}
+
 /// Which recording to verify.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Replay {
     /// How to report.
     #[command(flatten)]
     pub reports: Reports,
+
+    /// How much to remember.
+    #[command(flatten)]
+    pub memory: Memory,
 
     /// A recording.
     #[arg(value_name = "FILE")]
@@ -174,6 +195,10 @@ pub struct Attach {
     /// How to look.
     #[command(flatten)]
     pub probes: Probes,
+
+    /// How much to remember, of each guest.
+    #[command(flatten)]
+    pub memory: Memory,
 
     /// Record everything that is seen in a new file; of several guests each has its own, with
     /// .NAME at the end.
@@ -254,6 +279,23 @@ pub fn usage_sentence(error: &clap::Error) -> String {
     let words = words.join(" ");
     let what = words.strip_prefix("error: ").unwrap_or(&words);
     format!("{what}; see refverify-monitor --help")
+}
+
+fn history(text: &str) -> Result<usize, String> {
+    let parsed = text.parse().ok().filter(|n| (2..=1_000_000).contains(n));
+    parsed.ok_or_else(|| "not a number from 2 to 1000000".to_owned())
+}
+
+/// A number of bytes, KiB (`K`), MiB (`M`) or GiB (`G`).
+fn size(text: &str) -> Result<u64, String> {
+    let (number, shift) = match text.split_at_checked(text.len().saturating_sub(1)) {
+        Some((number, "K")) => (number, 10),
+        Some((number, "M")) => (number, 20),
+        Some((number, "G")) => (number, 30),
+        _ => (text, 0),
+    };
+    let parsed = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    parsed.ok_or_else(|| "not a size, such as 512M or 4G".to_owned())
 }
 
 fn ring_mib(text: &str) -> Result<u32, String> {

@@ -23,7 +23,7 @@ use workload::{Disk, Events, Mix, Places};
 /// Events between two commits.
 const FOLD: usize = 50_000;
 /// Events that one drain of the ring buffer brings.
-const DRAIN: usize = 1000;
+const DRAIN: usize = 4096;
 /// Extents in one leaf of the extent tree, about.
 const LEAF: usize = 150;
 

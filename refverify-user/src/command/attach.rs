@@ -160,7 +160,7 @@ fn watch_guest(
             };
             let watching = Watching {
                 name: guest.name.clone(),
-                verifier: verifier(&asked.reports, Some(GUEST_SHARE)),
+                verifier: verifier(&asked.reports, asked.memory, Some(GUEST_SHARE)),
                 reporter,
                 stops: Stops::default(),
                 recorder,

@@ -1,12 +1,19 @@
 //! What the program can be asked for, a file for each.
 
-use std::{error::Error, fs::File, io, path::Path, path::PathBuf};
+use std::{
+    error::Error,
+    fs::File,
+    io,
+    num::NonZero,
+    path::{Path, PathBuf},
+    thread::available_parallelism,
+};
 
 use refverify_user::{
     agent::AgentConfig,
-    cli::{OnViolation, Probes, Reports},
+    cli::{Memory, OnViolation, Probes, Reports},
     feed::recording::{Recorder, create_file},
-    verify::{Share, Verifier, VerifierConfig},
+    verify::{Share, Verifier, VerifierConfig, ledger::Limits},
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -21,13 +28,18 @@ pub(crate) mod watch;
 /// What is shown to the user in one line, and ends the program.
 pub(crate) type Fallible<T> = Result<T, Box<dyn Error>>;
 
+/// More cores than this are left to what is watched.
+const CORES_MAX: usize = 4;
+
 fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-fn verifier(reports: &Reports, share: Option<Share>) -> Verifier {
+fn verifier(reports: &Reports, memory: Memory, share: Option<Share>) -> Verifier {
     let stop_on_violation = reports.on_violation == OnViolation::Stop;
-    Verifier::new(VerifierConfig { stop_on_violation, share })
+    let limits = Limits::new(memory.bytes, memory.history);
+    let cores = available_parallelism().map_or(1, NonZero::get).min(CORES_MAX);
+    Verifier::new(VerifierConfig { stop_on_violation, share, limits, cores })
 }
 
 fn agent_config(probes: &Probes, devices: Vec<PathBuf>) -> AgentConfig {

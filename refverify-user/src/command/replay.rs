@@ -30,7 +30,7 @@ pub(crate) fn replay(asked: &Replay) -> Fallible<u8> {
     let runtime = runtime()?;
     let signals = Signals::new(&runtime, &asked.reports)?;
     let reporter = output.reporter(&asked.reports, player.header().vm.clone())?;
-    let mut verifier = verifier(&asked.reports, None);
+    let mut verifier = verifier(&asked.reports, asked.memory, None);
     let status = runtime.block_on(async {
         let (to_verifier, from_agent) = mpsc::channel(MESSAGES_MAX);
         let (to_agent, from_verifier) = mpsc::channel(1);

@@ -30,7 +30,7 @@ pub(crate) fn watch(watch: Watch) -> Fallible<u8> {
     let agent = Agent::start(agent_config(&watch.probes, watch.devices))?;
     let recorder = recorder(watch.record.as_deref(), None)?;
     let reporter = output.reporter(&watch.reports, None)?;
-    let mut verifier = verifier(&watch.reports, None);
+    let mut verifier = verifier(&watch.reports, watch.memory, None);
     let status = runtime.block_on(async {
         let (to_verifier, from_agent) = mpsc::channel(MESSAGES_MAX);
         let (to_agent, from_verifier) = mpsc::channel(MESSAGES_MAX);

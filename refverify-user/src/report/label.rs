@@ -8,7 +8,7 @@ use uuid::{Uuid, uuid};
 
 use crate::{
     btrfs::DiskFindingKind,
-    verify::{FindingKind, Notice},
+    verify::{FindingKind, GaveUp, Notice},
 };
 
 /// The urgency of a journal entry, as syslog numbers it.
@@ -73,6 +73,13 @@ impl Label {
             }
             Notice::Aborted { .. } => {
                 Self::new("aborted", uuid!("ec3925d824ec4ec4aa711952268c1b5e"), Priority::Warning)
+            }
+            Notice::GaveUp { what, .. } => {
+                let priority = match what {
+                    GaveUp::Everything { .. } => Priority::Warning,
+                    GaveUp::Histories { .. } | GaveUp::FreedExtents { .. } => Priority::Info,
+                };
+                Self::new("gave_up", uuid!("c3cb44a0b32f41cfb0be2838ec28018a"), priority)
             }
             Notice::Refused { .. } => {
                 Self::new("refused", uuid!("17a7c0bd35d64de4a9d0702aade9fab9"), Priority::Warning)

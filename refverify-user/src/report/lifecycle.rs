@@ -6,7 +6,7 @@ use std::{fmt::Write, io};
 use super::{printable::Printable, sentence::counted, watched::Watched};
 use crate::{
     feed::{FsSlot, Hello, HookMode, Loss},
-    verify::Notice,
+    verify::{GaveUp, Notice},
 };
 
 /// The text, without its last line break; `None` for notices that are reported in other ways.
@@ -46,6 +46,7 @@ pub(super) fn line(notice: &Notice, watched: &Watched) -> Option<String> {
             device(fs),
             errno_words(*errno)
         ),
+        Notice::GaveUp { fs, what } => format!("{}: {}", device(fs), gave_up(*what)),
         Notice::Refused { fs, reason } => {
             format!("{}: cannot be verified: {}", device(fs), Printable(reason))
         }
@@ -53,6 +54,24 @@ pub(super) fn line(notice: &Notice, watched: &Watched) -> Option<String> {
         Notice::Finding(_) | Notice::Dump(_) | Notice::Summary(_) => return None,
     };
     Some(line)
+}
+
+fn gave_up(what: GaveUp) -> String {
+    match what {
+        GaveUp::Histories { upto } => format!(
+            "to stay within memory, actions of transactions up to {upto} are given up where \
+             they explain least; older ones will be as new ones come"
+        ),
+        GaveUp::FreedExtents { upto } => format!(
+            "to stay within memory, extents freed by transactions up to {upto} are no longer \
+             known to have been freed; older ones will not be as new ones come"
+        ),
+        GaveUp::Everything { in_use_bytes } => format!(
+            "the extents in use take {} MiB, more than memory is to be used: no history is kept, \
+             and every event is judged as before",
+            in_use_bytes >> 20
+        ),
+    }
 }
 
 fn started(hello: &Hello) -> String {

@@ -65,6 +65,17 @@ fn coverage(out: &mut String, fs: &Coverage, given: &str) {
         let _ = writeln!(out, "  mounts not verified at all: {}", fs.mounts_unverified);
     }
     let _ = writeln!(out, "  extents known: {}", fs.extents);
+    let histories = since(fs.histories_given_up);
+    let freed = since(fs.freed_given_up);
+    let _ = writeln!(out, "  remembered: {histories} actions, {freed} freed extents");
+}
+
+/// `all`, or `since transaction 8 all`.
+fn since(given_up: Option<u64>) -> String {
+    match given_up {
+        Some(upto) => format!("since transaction {} all", upto.saturating_add(1)),
+        None => "all".to_owned(),
+    }
 }
 
 fn spans(spans: &[Span]) -> String {

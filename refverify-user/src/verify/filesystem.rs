@@ -8,7 +8,8 @@ use super::{
     Cause, Coverage, ExtentDump, Finding, FindingKind, FsState, Notice, Share, Span, Symbols,
     cut::{Cut, Ruling, Unread, Waiting, place},
     gate::{Gate, LastEvent},
-    ledger::{Ledger as _, PackedLedger, Violation},
+    giving_up::{GivingUp, given_up_to},
+    ledger::{Ledger as _, Limits, ShardedLedger, Violation},
     seeder::{Progress, Seeder},
 };
 use crate::{
@@ -31,7 +32,9 @@ pub(crate) struct FileSystem {
     device: String,
     fsid: Option<Uuid>,
     state: FsState,
-    ledger: PackedLedger,
+    new_ledger: NewLedger,
+    ledger: ShardedLedger,
+    giving_up: GivingUp,
     /// Events that are to be judged, in the order in which they came.
     ready: Vec<Event>,
     cut: Cut,
@@ -58,6 +61,21 @@ pub(crate) struct FileSystem {
     counts: Counts,
 }
 
+/// How to begin a ledger that knows nothing.
+#[derive(Clone, Copy)]
+pub(crate) struct NewLedger {
+    /// How much it may remember.
+    pub(crate) limits: Limits,
+    /// How many cores work on it.
+    pub(crate) cores: usize,
+}
+
+impl NewLedger {
+    fn begin(self) -> ShardedLedger {
+        ShardedLedger::new(self.limits, self.cores)
+    }
+}
+
 #[derive(Default)]
 struct Counts {
     seen: u64,
@@ -76,13 +94,15 @@ const READING_SHIFT: u32 = 40;
 
 impl FileSystem {
     /// A device that is watched; nothing is mounted yet.
-    pub(crate) fn new(slot: FsSlot, device: String) -> Self {
+    pub(crate) fn new(slot: FsSlot, device: String, new_ledger: NewLedger) -> Self {
         Self {
             slot,
             device,
             fsid: None,
             state: FsState::Unmounted,
-            ledger: PackedLedger::default(),
+            new_ledger,
+            ledger: new_ledger.begin(),
+            giving_up: GivingUp::default(),
             ready: Vec::new(),
             cut: Cut::new(0),
             seeder: None,
@@ -113,7 +133,8 @@ impl FileSystem {
         self.leave();
         self.device = device;
         self.first_generation = 0;
-        self.ledger = PackedLedger::default();
+        self.ledger = self.new_ledger.begin();
+        self.giving_up = GivingUp::default();
         self.begin_cut(first_usable);
         self.durable = 0;
         self.signalled = 0;
@@ -338,11 +359,17 @@ impl FileSystem {
         self.newest_transid = self.newest_transid.max(transid);
         self.cut.settle(transid);
         self.ledger.commit(transid);
+        self.tell_given_up(fx);
         match &mut self.seeder {
             Some(seeder) => seeder.committed(),
             None => self.read_next_unread(fx),
         }
         self.step(gate, fx);
+    }
+
+    fn tell_given_up(&mut self, fx: &mut Effects) {
+        let news = self.giving_up.news(&self.ledger.kept());
+        fx.notices.extend(news.into_iter().map(|what| Notice::GaveUp { fs: self.slot, what }));
     }
 
     /// Time passes.
@@ -503,7 +530,7 @@ impl FileSystem {
         let (extents, waiting) = (self.ledger.live(), self.cut.waiting());
         let over = extents > share.extents_max || waiting > share.events_waiting_max;
         if self.is_watching() && over {
-            self.ledger = PackedLedger::default();
+            self.ledger = self.new_ledger.begin();
             self.cut = Cut::new(0);
             self.refuse(
                 format!("{extents} extents and {waiting} waiting events are more than its share"),
@@ -564,6 +591,7 @@ impl FileSystem {
     /// What was verified, at the end.
     pub(crate) fn coverage(&mut self) -> Coverage {
         self.close_spans();
+        let kept = self.ledger.kept();
         Coverage {
             fs: self.slot,
             device: self.device.clone(),
@@ -577,6 +605,8 @@ impl FileSystem {
             events_retracted: self.counts.retracted,
             mounts_unverified: self.counts.mounts_unverified,
             extents: self.ledger.live(),
+            histories_given_up: given_up_to(kept.history_after),
+            freed_given_up: given_up_to(kept.tombstones_after),
         }
     }
 

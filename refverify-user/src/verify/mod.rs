@@ -9,6 +9,7 @@ mod dump;
 mod filesystem;
 mod finding;
 mod gate;
+mod giving_up;
 mod history;
 pub mod ledger;
 mod notice;
@@ -21,5 +22,5 @@ mod verifier;
 mod testing;
 
 pub use finding::{ActionRecord, Cause, ExtentDump, Finding, FindingKind, Symbols};
-pub use notice::{Coverage, FsState, Notice, Span, Summary};
+pub use notice::{Coverage, FsState, GaveUp, Notice, Span, Summary};
 pub use verifier::{Outbox, Share, Verifier, VerifierConfig};

@@ -81,6 +81,13 @@ pub enum Notice {
         /// Why; below 0.
         errno: i32,
     },
+    /// Something was given up so that memory stays within its bound. Told once for each kind.
+    GaveUp {
+        /// Which.
+        fs: FsSlot,
+        /// What.
+        what: GaveUp,
+    },
     /// The file system cannot be verified; the sentence says why.
     Refused {
         /// Which.
@@ -97,6 +104,26 @@ pub enum Notice {
     Dump(String),
     /// The last notice.
     Summary(Summary),
+}
+
+/// What is given up for memory, in this order. An extent in use never is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GaveUp {
+    /// Of the actions of older transactions, those that explain least.
+    Histories {
+        /// The newest transaction that lost some.
+        upto: u64,
+    },
+    /// That extents were freed: such an extent is now as unknown as one that never was.
+    FreedExtents {
+        /// The newest transaction that freed some of them.
+        upto: u64,
+    },
+    /// All that can be: the extents in use alone take more than the ceiling.
+    Everything {
+        /// What they take.
+        in_use_bytes: u64,
+    },
 }
 
 /// Where a watched file system stands.
@@ -167,6 +194,12 @@ pub struct Coverage {
     pub mounts_unverified: u64,
     /// Extents known at the end.
     pub extents: u64,
+    /// Up to this transaction histories are not all kept; `None` where all are, within the
+    /// bound on each extent.
+    pub histories_given_up: Option<u64>,
+    /// Extents freed up to this transaction are not all known to have been freed; `None` where
+    /// they are, since reading began.
+    pub freed_given_up: Option<u64>,
 }
 
 /// The end of a run.

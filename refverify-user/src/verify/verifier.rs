@@ -7,8 +7,9 @@ use std::{
 
 use super::{
     ExtentDump, Finding, FindingKind, FsState, Notice, Summary, Symbols,
-    filesystem::{Effects, FileSystem},
+    filesystem::{Effects, FileSystem, NewLedger},
     gate::Gate,
+    ledger::Limits,
     stacks::Stacks,
 };
 use crate::feed::{Event, FsSlot, Hello, Loss, LossSource, ToAgent, ToVerifier};
@@ -21,6 +22,10 @@ pub struct VerifierConfig {
     /// What each file system may take; `None` is as much as it needs. For feeds that are not
     /// trusted.
     pub share: Option<Share>,
+    /// How much is remembered, of all file systems together.
+    pub limits: Limits,
+    /// How many cores judge when there is much to judge; 0 is one.
+    pub cores: usize,
 }
 
 /// What may be held of one file system. Beyond it, it is refused, and what was held is let go.
@@ -139,9 +144,13 @@ impl Verifier {
     }
 
     fn hello(&mut self, hello: Hello, fx: &mut Effects) {
+        let VerifierConfig { limits, cores, .. } = self.config;
+        let limits = limits.shared_by(hello.devices.len());
         let slots = (0_u32..).map(FsSlot).zip(&hello.devices);
-        self.filesystems =
-            slots.map(|(slot, device)| FileSystem::new(slot, device.clone())).collect();
+        let new = |(slot, device): (FsSlot, &String)| {
+            FileSystem::new(slot, device.clone(), NewLedger { limits, cores })
+        };
+        self.filesystems = slots.map(new).collect();
         fx.notices.push(Notice::Started(hello));
     }
 

@@ -9,8 +9,8 @@ use refverify_user::{
     },
     feed::{Change, Comm, Event, FsSlot, Hello, HookMode, Loss, LossSource, Stack},
     verify::{
-        ActionRecord, Cause, Coverage, ExtentDump, Finding, FindingKind, FsState, Notice, Span,
-        Summary, Symbols,
+        ActionRecord, Cause, Coverage, ExtentDump, Finding, FindingKind, FsState, GaveUp, Notice,
+        Span, Summary, Symbols,
     },
 };
 use uuid::Uuid;
@@ -265,6 +265,9 @@ pub(crate) fn life_cycle() -> Vec<Notice> {
         Notice::Seeded { fs, first_generation: 40, generation: 46, extents: 1 },
         Notice::Blind { fs, loss, verified_upto: 97 },
         Notice::Aborted { fs, transid: 99, errno: -5 },
+        Notice::GaveUp { fs, what: GaveUp::Histories { upto: 70 } },
+        Notice::GaveUp { fs, what: GaveUp::FreedExtents { upto: 60 } },
+        Notice::GaveUp { fs, what: GaveUp::Everything { in_use_bytes: 3 << 30 } },
         Notice::Refused { fs: FsSlot(1), reason: "incompat feature REMAP_TREE\nset".to_owned() },
         Notice::Unmounted { fs },
         Notice::Dump("end\n".to_owned()),
@@ -285,6 +288,8 @@ pub(crate) fn clean_summary() -> Summary {
         events_retracted: 1,
         mounts_unverified: 0,
         extents: 1234,
+        histories_given_up: None,
+        freed_given_up: None,
     };
     Summary { coverage: vec![coverage], findings: BTreeMap::new(), losses: Vec::new() }
 }
@@ -296,6 +301,8 @@ pub(crate) fn bad_summary() -> Summary {
     fs.state = FsState::Blind;
     fs.verified.push(Span { first: 120, last: 120 });
     fs.blind.push(Span { first: 98, last: 119 });
+    fs.histories_given_up = Some(90);
+    fs.freed_given_up = Some(45);
     summary.coverage.push(Coverage {
         fs: FsSlot(1),
         device: "/dev/mapper/a\x1bb".to_owned(),
@@ -309,6 +316,8 @@ pub(crate) fn bad_summary() -> Summary {
         events_retracted: 0,
         mounts_unverified: 2,
         extents: 0,
+        histories_given_up: None,
+        freed_given_up: None,
     });
     summary.findings.insert(FindingKind::NoEntry, 2);
     summary.findings.insert(FindingKind::Disk(DiskFindingKind::ZeroRefCount), 1);

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     feed::{FsSlot, Hello, HookMode, Loss, LossSource},
-    verify::Notice,
+    verify::{GaveUp, Notice},
 };
 use finding::FindingBody;
 use summary::SummaryBody;
@@ -57,6 +57,7 @@ enum Body {
     Finding(Box<FindingBody>),
     Blind(BlindBody),
     Aborted(AbortedBody),
+    GaveUp(GaveUpBody),
     Refused(RefusedBody),
     Summary(SummaryBody),
 }
@@ -127,6 +128,15 @@ struct AbortedBody {
 }
 
 #[derive(Serialize)]
+struct GaveUpBody {
+    #[serde(flatten)]
+    fs: FileSystemBody,
+    what: &'static str,
+    upto: Option<u64>,
+    in_use_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
 struct RefusedBody {
     #[serde(flatten)]
     fs: FileSystemBody,
@@ -176,6 +186,7 @@ fn body(notice: &Notice, watched: &Watched, delivery: Option<Delivery>) -> Optio
         Notice::Aborted { fs: slot, transid, errno } => {
             Body::Aborted(AbortedBody { fs: fs(slot), transid: *transid, errno: *errno })
         }
+        Notice::GaveUp { fs: slot, what } => Body::GaveUp(GaveUpBody::new(fs(slot), *what)),
         Notice::Refused { fs: slot, reason } => {
             Body::Refused(RefusedBody { fs: fs(slot), reason: reason.clone() })
         }
@@ -183,6 +194,17 @@ fn body(notice: &Notice, watched: &Watched, delivery: Option<Delivery>) -> Optio
         Notice::Dump(_) => return None,
     };
     Some(body)
+}
+
+impl GaveUpBody {
+    fn new(fs: FileSystemBody, what: GaveUp) -> Self {
+        let (what, upto, in_use_bytes) = match what {
+            GaveUp::Histories { upto } => ("histories", Some(upto), None),
+            GaveUp::FreedExtents { upto } => ("freed_extents", Some(upto), None),
+            GaveUp::Everything { in_use_bytes } => ("everything", None, Some(in_use_bytes)),
+        };
+        Self { fs, what, upto, in_use_bytes }
+    }
 }
 
 impl From<&Hello> for StartBody {

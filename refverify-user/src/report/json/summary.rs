@@ -34,6 +34,8 @@ struct CoverageBody {
     events_retracted: u64,
     mounts_unverified: u64,
     extents: u64,
+    histories_given_up: Option<u64>,
+    freed_given_up: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -99,6 +101,8 @@ impl CoverageBody {
             events_retracted: fs.events_retracted,
             mounts_unverified: fs.mounts_unverified,
             extents: fs.extents,
+            histories_given_up: fs.histories_given_up,
+            freed_given_up: fs.freed_given_up,
         }
     }
 }

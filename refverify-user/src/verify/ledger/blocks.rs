@@ -64,8 +64,8 @@ impl Blocks {
         Place { position, id, spot }
     }
 
-    /// Brings what will be looked for near, all of it at once: memory is far, and one extent
-    /// after the other would wait for it each time anew.
+    /// Brings what will be looked for near, in order of bytenr, all of it at once: memory is
+    /// far, and one extent after the other would wait for it each time anew.
     pub(super) fn bring_near(&mut self, bytenrs: impl Iterator<Item = u64> + Clone) {
         let (changes, positions) = &mut self.near;
         *changes = self.index.changes();

@@ -2,15 +2,16 @@
 //!
 //! Two levels of sorted arrays: one of chunks, and in each chunk some hundred keys. Room is
 //! made by moving what stands behind, which is little. A look-up is three short searches: among
-//! the chunks, among a chunk's fences, and among the few keys between two fences. The
-//! last two are one wait for memory each, and many look-ups can wait together: see
-//! [`Index::find_all`].
+//! the chunks, among a chunk's fences, and among the few keys between two fences. Only the last
+//! waits for memory, and many look-ups can wait together: see [`Index::find_all`].
 
 /// An index from keys to pages.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// The first key of each chunk.
     firsts: Vec<u64>,
+    /// Every sixteenth key of each chunk: so few that all stay near.
+    fences: Vec<Fences>,
     #[expect(
         clippy::vec_box,
         reason = "a chunk is large, and making room moves what stands behind"
@@ -19,11 +20,11 @@ pub(super) struct Index {
     changes: u64,
 }
 
+type Fences = [u64; CHUNK / FENCE];
+
 /// Some pages in order. What lies beyond `len` is nothing.
 #[derive(Debug)]
 struct Chunk {
-    /// Every sixteenth key.
-    fences: [u64; CHUNK / FENCE],
     keys: [u64; CHUNK],
     pages: [u32; CHUNK],
     len: usize,
@@ -42,17 +43,7 @@ pub(super) struct Position {
 impl Chunk {
     fn new() -> Box<Self> {
         // Keys beyond the last are above all that is looked for, or equal to the last of all.
-        Box::new(Self {
-            fences: [u64::MAX; CHUNK / FENCE],
-            keys: [u64::MAX; CHUNK],
-            pages: [0; CHUNK],
-            len: 0,
-        })
-    }
-
-    /// The slot of the last key not above `bytenr`; the first key is not above it.
-    fn find(&self, bytenr: u64) -> usize {
-        self.slot(self.group(bytenr), bytenr)
+        Box::new(Self { keys: [u64::MAX; CHUNK], pages: [0; CHUNK], len: 0 })
     }
 
     /// The slot of the last key not above `bytenr` among those from `group` on.
@@ -62,9 +53,8 @@ impl Chunk {
         slot.min(self.len - 1)
     }
 
-    /// Where the keys begin among which the one for `bytenr` is.
-    fn group(&self, bytenr: u64) -> usize {
-        (self.fences.partition_point(|&fence| fence <= bytenr) - 1) * FENCE
+    fn fences(&self) -> Fences {
+        std::array::from_fn(|number| self.keys[number * FENCE])
     }
 
     fn insert(&mut self, slot: usize, key: u64, page: u32) {
@@ -73,7 +63,6 @@ impl Chunk {
         self.keys[slot] = key;
         self.pages[slot] = page;
         self.len += 1;
-        self.build_fences();
     }
 
     fn remove(&mut self, slot: usize) {
@@ -81,7 +70,6 @@ impl Chunk {
         self.pages.copy_within(slot + 1..self.len, slot);
         self.len -= 1;
         self.keys[self.len] = u64::MAX;
-        self.build_fences();
     }
 
     fn split_off(&mut self, at: usize) -> Box<Self> {
@@ -91,16 +79,14 @@ impl Chunk {
         upper.pages[..upper.len].copy_from_slice(&self.pages[at..self.len]);
         self.keys[at..].fill(u64::MAX);
         self.len = at;
-        upper.build_fences();
-        self.build_fences();
         upper
     }
+}
 
-    fn build_fences(&mut self) {
-        for (fence, keys) in self.fences.iter_mut().zip(self.keys.chunks_exact(FENCE)) {
-            *fence = keys[0];
-        }
-    }
+/// Where the keys of a chunk begin among which the one for `bytenr` is; the first key is not
+/// above it.
+fn group(fences: &Fences, bytenr: u64) -> usize {
+    (fences.partition_point(|&fence| fence <= bytenr) - 1) * FENCE
 }
 
 impl Index {
@@ -122,7 +108,7 @@ impl Index {
     /// The last page whose key is not above `bytenr`.
     pub(super) fn find(&self, bytenr: u64) -> Option<Position> {
         let chunk = self.chunk_of(bytenr)?;
-        let slot = self.chunks[chunk].find(bytenr);
+        let slot = self.chunks[chunk].slot(group(&self.fences[chunk], bytenr), bytenr);
         Some(Position { chunk: chunk as u32, slot: slot as u32 })
     }
 
@@ -131,27 +117,24 @@ impl Index {
         self.changes
     }
 
-    /// Looks many extents up, level by level, so that they wait for memory together and not
-    /// one after the other.
+    /// Looks many extents up, in order of bytenr, level by level, so that they wait for memory
+    /// together and not one after the other.
     pub(super) fn find_all(
         &self,
         bytenrs: impl Iterator<Item = u64> + Clone,
         positions: &mut Vec<Position>,
     ) {
         positions.clear();
+        let Some(mut chunk) = bytenrs.clone().next().and_then(|first| self.chunk_of(first)) else {
+            return;
+        };
         let mut touched = 0;
         for bytenr in bytenrs.clone() {
-            let Some(chunk) = self.chunk_of(bytenr) else { return };
-            let fences = &self.chunks[chunk].fences;
-            touched ^= fences[0] ^ fences[FENCE / 2];
-            positions.push(Position { chunk: chunk as u32, slot: 0 });
-        }
-        for (bytenr, position) in bytenrs.clone().zip(&mut *positions) {
-            let chunk = &self.chunks[position.chunk as usize];
-            let group = chunk.group(bytenr);
-            touched ^= chunk.keys[group] ^ chunk.keys[group + FENCE / 2];
-            touched ^= u64::from(chunk.pages[group]);
-            position.slot = group as u32;
+            chunk += self.firsts[chunk + 1..].iter().take_while(|&&first| first <= bytenr).count();
+            let group = group(&self.fences[chunk], bytenr);
+            let Chunk { keys, pages, .. } = &*self.chunks[chunk];
+            touched ^= keys[group] ^ keys[group + FENCE / 2] ^ u64::from(pages[group]);
+            positions.push(Position { chunk: chunk as u32, slot: group as u32 });
         }
         std::hint::black_box(touched);
         for (bytenr, position) in bytenrs.zip(positions) {
@@ -197,9 +180,11 @@ impl Index {
             let is_last = chunk + 1 == self.chunks.len() && slot == CHUNK;
             let at = if is_last { CHUNK } else { CHUNK / 2 };
             let upper = self.chunks[chunk].split_off(at);
+            self.fences[chunk] = self.chunks[chunk].fences();
             let first = if is_last { key } else { upper.keys[0] };
             self.chunks.insert(chunk + 1, upper);
             self.firsts.insert(chunk + 1, first);
+            self.fences.insert(chunk + 1, self.chunks[chunk + 1].fences());
             if slot > at || is_last {
                 chunk += 1;
                 slot -= at;
@@ -213,8 +198,10 @@ impl Index {
         if self.chunks.is_empty() {
             self.chunks.push(Chunk::new());
             self.firsts.push(key);
+            self.fences.push([key; CHUNK / FENCE]);
         }
         self.chunks[chunk].insert(slot, key, page);
+        self.fences[chunk] = self.chunks[chunk].fences();
         if slot == 0 {
             self.firsts[chunk] = key;
         }
@@ -229,14 +216,17 @@ impl Index {
         if self.chunks[chunk].len == 0 {
             self.chunks.remove(chunk);
             self.firsts.remove(chunk);
+            self.fences.remove(chunk);
         } else {
             self.firsts[chunk] = self.chunks[chunk].keys[0];
+            self.fences[chunk] = self.chunks[chunk].fences();
         }
     }
 
     /// Bytes allocated.
     pub(super) fn bytes(&self) -> usize {
-        self.chunks.capacity() * 2 * size_of::<u64>() + self.chunks.len() * size_of::<Chunk>()
+        self.chunks.capacity() * (2 * size_of::<u64>() + size_of::<Fences>())
+            + self.chunks.len() * size_of::<Chunk>()
     }
 }
 

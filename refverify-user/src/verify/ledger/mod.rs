@@ -35,7 +35,7 @@ mod sort;
 mod stops;
 mod varint;
 
-use std::ops::Range;
+use std::{collections::HashSet, ops::Range};
 
 pub use extent::{Extent, Refs, View};
 pub use packed::PackedLedger;
@@ -86,7 +86,7 @@ pub struct Judged {
     /// The places of events that were not judged: something was wrong with their extent
     /// before.
     pub left: Vec<usize>,
-    distrusted: Vec<u64>,
+    distrusted: HashSet<u64>,
 }
 
 impl Judged {
@@ -103,7 +103,7 @@ impl Judged {
     }
 
     /// What came of the shares of one batch.
-    fn join(shares: Vec<Self>) -> Self {
+    fn join(shares: impl IntoIterator<Item = Self>) -> Self {
         let mut joined = Self::default();
         for mut share in shares {
             joined.wrong.append(&mut share.wrong);
@@ -141,9 +141,26 @@ pub struct Limits {
     pub history_per_extent: usize,
 }
 
+impl Limits {
+    /// Bounds for a ceiling: histories and tombstones may take an eighth of it.
+    pub const fn new(memory_bytes: u64, history_per_extent: usize) -> Self {
+        Self { memory_bytes, history_bytes: memory_bytes / 8, history_per_extent }
+    }
+
+    /// The same for each of so many.
+    pub(super) fn shared_by(self, count: usize) -> Self {
+        let share = |bytes: u64| bytes / count.max(1) as u64;
+        Self {
+            memory_bytes: share(self.memory_bytes),
+            history_bytes: share(self.history_bytes),
+            ..self
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory_bytes: 4 << 30, history_bytes: 256 << 20, history_per_extent: 32 }
+        Self::new(2 << 30, 32)
     }
 }
 

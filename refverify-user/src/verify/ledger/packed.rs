@@ -16,6 +16,7 @@ use super::{
     journal::{Happened, Journal, Removal},
     origins::Numbering,
     runs::{Act, Grave, Group, RunBuilder, Runs},
+    sort::sort_by_bytenr,
 };
 use crate::{
     btrfs::DiskExtent,
@@ -37,7 +38,7 @@ pub struct PackedLedger {
 
 /// How many extents of a batch are brought near at once: more than memory can be asked for at
 /// a time, and few enough that all stay near until their turn.
-pub(super) const NEAR: usize = 64;
+const NEAR: usize = 64;
 
 /// What an extent was as of a generation, and what its history gains up to there.
 struct Settled {
@@ -99,19 +100,34 @@ impl PackedLedger {
         Ok(())
     }
 
-    /// Judges some events of a batch, no more than [`NEAR`], each told with its place there.
-    pub(super) fn apply_some<'a>(
+    /// Judges the events at some places of a batch. Only the order of events on one extent
+    /// matters; in order of bytenr they are quicker to look up and to turn into history.
+    pub(super) fn apply_places(
         &mut self,
-        events: impl Iterator<Item = (usize, &'a Event)> + Clone,
-        judged: &mut Judged,
-    ) {
-        self.blocks.bring_near(events.clone().map(|(_, event)| bytenr_of(event).unwrap_or(0)));
-        for (number, (place, event)) in events.enumerate() {
+        events: &[Event],
+        places: impl Iterator<Item = usize>,
+    ) -> Judged {
+        let placed = |place: usize| Some((bytenr_of(&events[place])?, place as u32));
+        let mut placed: Vec<(u64, u32)> = places.filter_map(placed).collect();
+        sort_by_bytenr(&mut placed);
+        let mut judged = Judged::default();
+        for some in placed.chunks(NEAR) {
+            self.apply_some(events, some, &mut judged);
+        }
+        judged
+    }
+
+    /// Judges no more than [`NEAR`] events, told by bytenr and place.
+    fn apply_some(&mut self, events: &[Event], some: &[(u64, u32)], judged: &mut Judged) {
+        self.blocks.bring_near(some.iter().map(|&(bytenr, _)| bytenr));
+        for (number, &(bytenr, place)) in some.iter().enumerate() {
+            let place = place as usize;
+            let event = &events[place];
             let Some(change) = &RefChange::of(event) else { continue };
             if judged.leaves(place, event) {
                 continue;
             }
-            let at = self.blocks.find_near(number, change.bytenr);
+            let at = self.blocks.find_near(number, bytenr);
             let verdict = self.apply_at(at.as_ref(), change, event);
             judged.take(place, event, verdict);
         }
@@ -139,6 +155,11 @@ impl PackedLedger {
                 each(bytenr, extent);
             }
         });
+    }
+
+    /// How many changes are pending.
+    pub(super) fn pending(&self) -> usize {
+        self.journal.entries().len()
     }
 
     fn live_in(&self, range: impl RangeBounds<u64>) -> u64 {
@@ -305,11 +326,7 @@ impl Ledger for PackedLedger {
     }
 
     fn apply_all(&mut self, events: &[Event]) -> Judged {
-        let mut judged = Judged::default();
-        for (first, some) in (0..).step_by(NEAR).zip(events.chunks(NEAR)) {
-            self.apply_some((first..).zip(some), &mut judged);
-        }
-        judged
+        Judged::join([self.apply_places(events, 0..events.len())])
     }
 
     fn read(&mut self, range: Range<u64>, generation: u64, extents: &[DiskExtent]) {

@@ -6,12 +6,14 @@
 //! it; each takes the events of its shard out of the batch, in order. What concerns more than
 //! one extent, as the neighbours of an edge, is asked of every shard.
 
-use std::ops::Range;
-
-use super::{
-    Extent, Judged, Kept, Ledger, Limits, PackedLedger, Violation, bytenr_of, crossing,
-    packed::NEAR,
+use std::{
+    ops::Range,
+    panic::resume_unwind,
+    sync::{Mutex, PoisonError},
+    thread::Builder,
 };
+
+use super::{Extent, Judged, Kept, Ledger, Limits, PackedLedger, Violation, bytenr_of, crossing};
 use crate::{btrfs::DiskExtent, feed::Event, verify::ExtentDump};
 
 /// Packed ledgers, each for its share of the bytenrs.
@@ -29,12 +31,7 @@ impl ShardedLedger {
     /// A ledger that knows nothing yet, for so many cores. The limits are for all of it.
     pub fn new(limits: Limits, cores: usize) -> Self {
         let cores = cores.max(1);
-        let share = |bytes: u64| bytes / cores as u64;
-        let limits = Limits {
-            memory_bytes: share(limits.memory_bytes),
-            history_bytes: share(limits.history_bytes),
-            ..limits
-        };
+        let limits = limits.shared_by(cores);
         Self { shards: (0..cores).map(|_| PackedLedger::new(limits)).collect() }
     }
 
@@ -62,36 +59,43 @@ impl ShardedLedger {
         places
     }
 
-    /// Does work on each shard, all at once; the last on this thread.
-    fn on_each<W: Send, R: Send>(
+    /// Does a job on each shard, one after the other where it is not worth while to share it.
+    fn on_each_if<R: Send>(
         &mut self,
-        work: Vec<W>,
-        job: impl Fn(&mut PackedLedger, W) -> R + Sync,
+        is_worth_while: bool,
+        job: impl Fn(usize, &mut PackedLedger) -> R + Sync,
     ) -> Vec<R> {
-        let job = &job;
-        let mut pairs: Vec<_> = self.shards.iter_mut().zip(work).collect();
-        let last = pairs.pop();
+        if is_worth_while && self.shards.len() > 1 {
+            return self.on_each(job);
+        }
+        self.shards.iter_mut().enumerate().map(|(number, shard)| job(number, shard)).collect()
+    }
+
+    /// Does a job on each shard, all at once. Where no thread is to be had, this one does all
+    /// of it.
+    fn on_each<R: Send>(&mut self, job: impl Fn(usize, &mut PackedLedger) -> R + Sync) -> Vec<R> {
+        let helpers = self.shards.len() - 1;
+        let left = Mutex::new(self.shards.iter_mut().enumerate());
+        let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || {
+            let mut done = Vec::new();
+            while let Some((number, shard)) = next() {
+                done.push((number, job(number, shard)));
+            }
+            done
+        };
         std::thread::scope(|scope| {
-            let started: Vec<_> = pairs
-                .into_iter()
-                .map(|(shard, work)| scope.spawn(move || job(shard, work)))
+            let started: Vec<_> = (0..helpers)
+                .filter_map(|_| Builder::new().name("ledger".into()).spawn_scoped(scope, work).ok())
                 .collect();
-            let last = last.map(|(shard, work)| job(shard, work));
-            let joined = started.into_iter().map(|thread| match thread.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            });
-            joined.chain(last).collect()
+            let mut done = work();
+            for thread in started {
+                done.extend(thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            }
+            done.sort_by_key(|&(number, _)| number);
+            done.into_iter().map(|(_, result)| result).collect()
         })
     }
-}
-
-fn apply_places(shard: &mut PackedLedger, events: &[Event], places: &[usize]) -> Judged {
-    let mut judged = Judged::default();
-    for some in places.chunks(NEAR) {
-        shard.apply_some(some.iter().map(|&place| (place, &events[place])), &mut judged);
-    }
-    judged
 }
 
 impl Ledger for ShardedLedger {
@@ -102,13 +106,10 @@ impl Ledger for ShardedLedger {
 
     fn apply_all(&mut self, events: &[Event]) -> Judged {
         let places = self.places(events);
-        let judged = if events.len() < BATCH_MIN {
-            let shards = self.shards.iter_mut().zip(&places);
-            shards.map(|(shard, places)| apply_places(shard, events, places)).collect()
-        } else {
-            self.on_each(places, |shard, places| apply_places(shard, events, &places))
+        let job = |number: usize, shard: &mut PackedLedger| {
+            shard.apply_places(events, places[number].iter().copied())
         };
-        Judged::join(judged)
+        Judged::join(self.on_each_if(events.len() >= BATCH_MIN, job))
     }
 
     fn read(&mut self, range: Range<u64>, generation: u64, extents: &[DiskExtent]) {
@@ -128,7 +129,8 @@ impl Ledger for ShardedLedger {
     }
 
     fn commit(&mut self, generation: u64) {
-        self.on_each(vec![(); self.shards.len()], |shard, ()| shard.commit(generation));
+        let pending: usize = self.shards.iter().map(PackedLedger::pending).sum();
+        self.on_each_if(pending >= BATCH_MIN, |_, shard| shard.commit(generation));
     }
 
     fn undo_above(&mut self, transid: u64) {
