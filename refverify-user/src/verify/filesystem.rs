@@ -1,19 +1,24 @@
 //! One watched file system: its ledger, its cut, and where it stands.
 
-use std::{collections::HashSet, ops::Range};
+use std::{
+    collections::{BTreeSet, HashSet},
+    mem,
+    ops::Range,
+};
 
 use uuid::Uuid;
 
 use super::{
-    Cause, Coverage, ExtentDump, Finding, FindingKind, FsState, Notice, Share, Span, Symbols,
+    Cause, Coverage, ExtentDump, Finding, FindingKind, FsState, Notice, Share, Symbols,
     cut::{Cut, Ruling, Unread, Waiting, place},
     gate::{Gate, LastEvent},
     giving_up::{GivingUp, given_up_to},
     ledger::{Ledger as _, Limits, ShardedLedger, Violation},
     seeder::{Progress, Seeder},
+    spans::Spans,
 };
 use crate::{
-    btrfs::{DiskFinding, DiskFindingKind, format::Superblock},
+    btrfs::{DiskFinding, DiskFindingKind, format::Superblock, reader::{Known, KnownTree}},
     feed::{BlockAnswer, BlockRequest, Change, Event, FsSlot, Loss},
 };
 
@@ -51,12 +56,16 @@ pub(crate) struct FileSystem {
     newest_transid: u64,
     /// Everything up to this transid had come when a drain ended without loss.
     clean: u64,
-    /// Where the current span of verified transactions begins.
-    verified_from: Option<u64>,
-    /// Where the current blind span begins.
-    blind_from: Option<u64>,
-    verified: Vec<Span>,
-    blind: Vec<Span>,
+    /// Up to where pending changes have become the ledger's base.
+    folded_upto: u64,
+    /// The ledger's base is what superblock `exact_upto` contains, but for what is distrusted: no
+    /// event up to it was lost. 0 is nothing.
+    exact_upto: u64,
+    /// The tree as it was read last, for a reading of what has changed since.
+    known: KnownTree,
+    /// What was distrusted when events were lost.
+    look_at: BTreeSet<u64>,
+    spans: Spans,
     told_on_disk: HashSet<(DiskFindingKind, u64)>,
     counts: Counts,
 }
@@ -114,10 +123,11 @@ impl FileSystem {
             signalled: 0,
             newest_transid: 0,
             clean: 0,
-            verified_from: None,
-            blind_from: None,
-            verified: Vec::new(),
-            blind: Vec::new(),
+            folded_upto: 0,
+            exact_upto: 0,
+            known: KnownTree::default(),
+            look_at: BTreeSet::new(),
+            spans: Spans::default(),
             told_on_disk: HashSet::new(),
             counts: Counts::default(),
         }
@@ -140,6 +150,10 @@ impl FileSystem {
         self.signalled = 0;
         self.newest_transid = 0;
         self.clean = 0;
+        self.folded_upto = 0;
+        self.exact_upto = 0;
+        self.known = KnownTree::default();
+        self.look_at.clear();
         self.told_on_disk.clear();
         self.state = FsState::Seeding;
         fx.notices.push(Notice::Mounted { fs: self.slot, armed_before: first_usable == 0 });
@@ -149,7 +163,7 @@ impl FileSystem {
     /// What stood before ends. A mount that made changes before its tree was read is one of
     /// which nothing was verified.
     fn leave(&mut self) {
-        self.close_spans();
+        self.spans.close(self.newest_transid);
         if self.state == FsState::Seeding && self.newest_transid != 0 {
             self.counts.mounts_unverified += 1;
         }
@@ -167,7 +181,7 @@ impl FileSystem {
             return;
         }
         self.leave();
-        self.seeder = None;
+        self.stop_reading();
         self.state = FsState::Unmounted;
         fx.notices.push(Notice::Unmounted { fs: self.slot });
     }
@@ -179,7 +193,7 @@ impl FileSystem {
         }
         self.newest_transid = transid.saturating_sub(1);
         self.leave();
-        self.seeder = None;
+        self.stop_reading();
         self.state = FsState::Aborted;
         fx.notices.push(Notice::Aborted { fs: self.slot, transid, errno });
     }
@@ -211,7 +225,7 @@ impl FileSystem {
 
     /// Judges the events that are ready, all at once: the ledger is quicker so.
     pub(crate) fn judge_ready(&mut self, gate: &mut Gate) {
-        let mut events = std::mem::take(&mut self.ready);
+        let mut events = mem::take(&mut self.ready);
         self.counts.applied += events.len() as u64;
         let judged = self.ledger.apply_all(&events);
         for (place, violation) in judged.wrong {
@@ -324,8 +338,8 @@ impl FileSystem {
         }
     }
 
-    /// Events were lost. Nothing is judged until the whole tree has been read at a generation
-    /// that contains whatever was lost.
+    /// Events were lost. Nothing is judged until what has changed of the tree since nothing was
+    /// lost has been read at a generation that contains whatever was lost.
     pub(crate) fn lost(&mut self, loss: Loss, fx: &mut Effects) {
         if !self.is_watching() {
             return;
@@ -333,6 +347,9 @@ impl FileSystem {
         if self.state != FsState::Blind {
             self.go_blind(loss, fx);
         }
+        let distrusted: Vec<u64> = self.distrusted().collect();
+        self.look_at.extend(distrusted);
+        self.ledger.undo_above(self.exact_upto);
         self.begin_cut(u64::MAX);
         // No superblock is that new: the reader tells which is on disk now, see `waits`.
         self.start_reading(Unread { range: 0..u64::MAX, min_generation: u64::MAX }, fx);
@@ -342,11 +359,16 @@ impl FileSystem {
     /// loss, or to a later one.
     fn go_blind(&mut self, loss: Loss, fx: &mut Effects) {
         let verified_upto = self.clean.saturating_sub(1);
-        self.close_spans_at(verified_upto);
-        self.blind_from = Some(verified_upto.saturating_add(1));
+        self.spans.go_blind(verified_upto);
         self.state = FsState::Blind;
         self.first_generation = 0;
         fx.notices.push(Notice::Blind { fs: self.slot, loss, verified_upto });
+    }
+
+    /// The extents that are to be read again.
+    fn distrusted(&self) -> impl Iterator<Item = u64> {
+        let ranges = self.cut.unread_ranges().map(|unread| unread.range);
+        ranges.filter(|range| range.end - range.start == 1).map(|range| range.start)
     }
 
     /// Superblock `transid` is on disk, and all events of the transactions up to it have come.
@@ -358,7 +380,6 @@ impl FileSystem {
         self.signalled = self.signalled.max(transid);
         self.newest_transid = self.newest_transid.max(transid);
         self.cut.settle(transid);
-        self.ledger.commit(transid);
         self.tell_given_up(fx);
         match &mut self.seeder {
             Some(seeder) => seeder.committed(),
@@ -389,6 +410,15 @@ impl FileSystem {
     /// A drain ended, and the loss counters read after it showed none.
     pub(crate) fn drained(&mut self) {
         self.clean = self.newest_transid;
+        // While it is blind, the base stays what it was when nothing was lost yet.
+        if self.state == FsState::Blind || self.signalled == self.folded_upto {
+            return;
+        }
+        self.ledger.commit(self.signalled);
+        self.folded_upto = self.signalled;
+        if self.state == FsState::Live {
+            self.exact_upto = self.signalled;
+        }
     }
 
     /// The answer to a read.
@@ -403,9 +433,24 @@ impl FileSystem {
     }
 
     fn start_reading(&mut self, unread: Unread, fx: &mut Effects) {
+        self.stop_reading();
         self.reading += 1;
-        self.seeder = Some(Seeder::new(unread.range, unread.min_generation));
+        self.seeder = Some(if unread.range == (0..u64::MAX) {
+            let tree = mem::take(&mut self.known);
+            let look_at = self.look_at.clone();
+            let known = Known { tree, since: self.exact_upto, look_at };
+            Seeder::since(unread.min_generation, known)
+        } else {
+            Seeder::new(unread.range, unread.min_generation)
+        });
         self.request_blocks(fx);
+    }
+
+    /// What was met of the whole tree is kept.
+    fn stop_reading(&mut self) {
+        if let Some(known) = self.seeder.take().and_then(Seeder::into_known) {
+            self.known = known;
+        }
     }
 
     fn request_blocks(&mut self, fx: &mut Effects) {
@@ -437,6 +482,12 @@ impl FileSystem {
             }
             Progress::Read { range, generation, extents } => {
                 self.ledger.read(range.clone(), generation, &extents);
+                for waiting in self.cut.read(range, generation) {
+                    self.event_again(waiting, gate);
+                }
+            }
+            // Whatever was done there since was undone there since.
+            Progress::Unchanged { range, generation } => {
                 for waiting in self.cut.read(range, generation) {
                     self.event_again(waiting, gate);
                 }
@@ -501,7 +552,7 @@ impl FileSystem {
             // Events that came since were not kept.
             let generation = durable.saturating_add(2).max(self.newest_transid);
             self.begin_cut(generation);
-            self.seeder = None;
+            self.stop_reading();
             self.wait_for_commit(generation, fx);
         } else if let Some(seeder) = &mut self.seeder
             && self.durable >= unread.min_generation
@@ -518,9 +569,9 @@ impl FileSystem {
     }
 
     fn refuse(&mut self, reason: String, fx: &mut Effects) {
-        self.close_spans();
+        self.spans.close(self.newest_transid);
         self.counts.mounts_unverified += 1;
-        self.seeder = None;
+        self.stop_reading();
         self.state = FsState::Refused;
         fx.notices.push(Notice::Refused { fs: self.slot, reason });
     }
@@ -541,7 +592,7 @@ impl FileSystem {
 
     /// The seeder's range is read; there may be others, for extents that are distrusted.
     fn range_read(&mut self, generation: u64, fx: &mut Effects) {
-        self.seeder = None;
+        self.stop_reading();
         if self.state != FsState::Live && !self.covers_all_but_distrusted() {
             self.read_next_unread(fx);
             return;
@@ -554,15 +605,13 @@ impl FileSystem {
 
     /// Whether what is still unread are single extents only.
     fn covers_all_but_distrusted(&self) -> bool {
-        self.cut.unread_ranges().all(|unread| unread.range.end - unread.range.start == 1)
+        self.cut.unread_ranges().count() == self.distrusted().count()
     }
 
     fn go_live(&mut self, generation: u64, fx: &mut Effects) {
-        if let Some(first) = self.blind_from.take() {
-            self.blind.push(Span { first, last: generation.max(first) });
-        }
         self.state = FsState::Live;
-        self.verified_from = Some(generation.saturating_add(1));
+        self.look_at.clear();
+        self.spans.see(generation.saturating_add(1));
         fx.notices.push(Notice::Seeded {
             fs: self.slot,
             first_generation: self.first_generation,
@@ -572,33 +621,17 @@ impl FileSystem {
         self.first_generation = 0;
     }
 
-    /// Ends the spans that are open at the newest transaction seen.
-    fn close_spans(&mut self) {
-        self.close_spans_at(self.newest_transid);
-    }
-
-    fn close_spans_at(&mut self, last: u64) {
-        if let Some(first) = self.verified_from.take()
-            && first <= last
-        {
-            self.verified.push(Span { first, last });
-        }
-        if let Some(first) = self.blind_from.take() {
-            self.blind.push(Span { first, last: last.max(first) });
-        }
-    }
-
     /// What was verified, at the end.
     pub(crate) fn coverage(&mut self) -> Coverage {
-        self.close_spans();
+        self.spans.close(self.newest_transid);
         let kept = self.ledger.kept();
         Coverage {
             fs: self.slot,
             device: self.device.clone(),
             fsid: self.fsid,
             state: self.state,
-            verified: self.verified.clone(),
-            blind: self.blind.clone(),
+            verified: self.spans.verified(),
+            blind: self.spans.blind(),
             events_seen: self.counts.seen,
             events_applied: self.counts.applied,
             events_on_disk: self.counts.on_disk + self.cut.left_to_disk(),

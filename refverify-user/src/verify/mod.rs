@@ -15,6 +15,7 @@ pub mod ledger;
 mod notice;
 mod rules;
 mod seeder;
+mod spans;
 mod stacks;
 mod verifier;
 

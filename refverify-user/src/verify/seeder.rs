@@ -8,7 +8,7 @@ use crate::{
     btrfs::{
         DiskExtent, DiskFinding,
         format::{ReadFailure, Superblock},
-        reader::{BlockRead, ExtentReader, ReaderStep},
+        reader::{BlockRead, ExtentReader, Known, KnownTree, ReaderStep},
     },
     feed::{BlockError, BlockRequest, FsSlot},
 };
@@ -32,6 +32,8 @@ pub(crate) enum Progress {
     At { generation: u64, superblock: Arc<Superblock>, rest: Range<u64> },
     /// This range has been read whole, and these are its extents.
     Read { range: Range<u64>, generation: u64, extents: Vec<DiskExtent> },
+    /// Nothing has changed in this range since the generation that was asked for.
+    Unchanged { range: Range<u64>, generation: u64 },
     /// Something in the tree is wrong.
     Wrong { generation: u64, finding: DiskFinding },
     /// The disk is at `durable`, which is too old: the next commit is waited for.
@@ -45,8 +47,18 @@ pub(crate) enum Progress {
 impl Seeder {
     /// Begins to read a range at `min_generation` or later.
     pub(crate) fn new(range: Range<u64>, min_generation: u64) -> Self {
+        Self::with(ExtentReader::new(range.clone(), min_generation), range)
+    }
+
+    /// The same for the whole tree, as far as it has changed.
+    pub(crate) fn since(min_generation: u64, known: Known) -> Self {
+        let range = 0..u64::MAX;
+        Self::with(ExtentReader::since(range.clone(), min_generation, known), range)
+    }
+
+    fn with(reader: ExtentReader, range: Range<u64>) -> Self {
         Self {
-            reader: ExtentReader::new(range.clone(), min_generation),
+            reader,
             position: range.start,
             range,
             ahead: Vec::new(),
@@ -96,6 +108,11 @@ impl Seeder {
         (self.reader.progress() * 1000.0) as u32
     }
 
+    /// The blocks that were met, if it was to read the whole tree.
+    pub(crate) fn into_known(self) -> Option<KnownTree> {
+        self.reader.into_known()
+    }
+
     /// The next thing that reading led to; `None` when answers are waited for.
     pub(crate) fn next(&mut self) -> Option<Progress> {
         loop {
@@ -120,6 +137,10 @@ impl Seeder {
             }
             ReaderStep::Complete { upto_bytenr, generation } => {
                 self.complete(upto_bytenr, generation)
+            }
+            ReaderStep::Unchanged { range, generation } => {
+                self.position = range.end;
+                Some(Progress::Unchanged { range, generation })
             }
             ReaderStep::Finding(finding) => {
                 Some(Progress::Wrong { generation: self.generation, finding })

@@ -122,6 +122,8 @@ pub(crate) struct Told {
     pub(crate) done: Option<u64>,
     /// What was complete, and at which generation.
     pub(crate) ranges: Vec<(Range<u64>, u64)>,
+    /// What was passed over, and at which generation.
+    pub(crate) unchanged: Vec<(Range<u64>, u64)>,
     /// Reads that were answered.
     pub(crate) reads: u64,
 }
@@ -176,6 +178,7 @@ fn take_step(step: ReaderStep, told: &mut Told) {
             let from = told.complete_upto().unwrap_or(told.generations[0].1);
             told.ranges.push((from..upto_bytenr, generation));
         }
+        ReaderStep::Unchanged { range, generation } => told.unchanged.push((range, generation)),
         ReaderStep::TooOld { generation } => told.too_old = Some(generation),
         ReaderStep::Failed(error) => told.failed = Some(error),
         ReaderStep::Done { generation } => told.done = Some(generation),
@@ -184,7 +187,8 @@ fn take_step(step: ReaderStep, told: &mut Told) {
 
 impl Told {
     fn complete_upto(&self) -> Option<u64> {
-        self.ranges.last().map(|(range, _)| range.end)
+        let last = |ranges: &[(Range<u64>, u64)]| ranges.last().map(|(range, _)| range.end);
+        last(&self.ranges).max(last(&self.unchanged))
     }
 }
 
@@ -210,6 +214,13 @@ fn check_step(step: &ReaderStep, told: &Told) {
             assert_eq!(told.generations.last().map(|(last, _)| last), Some(generation));
             let last = told.extents.last().map(|extent| extent.bytenr);
             assert!(last < Some(*upto_bytenr));
+        }
+        ReaderStep::Unchanged { range, generation } => {
+            assert!(range.start < range.end);
+            let upto = complete_upto.unwrap_or(told.generations[0].1);
+            assert_eq!(upto, range.start, "a gap before what is unchanged, or told before");
+            assert_eq!(told.generations.last().map(|(last, _)| last), Some(generation));
+            assert!(told.extents.last().is_none_or(|extent| extent.bytenr < range.start));
         }
         _ => {}
     }

@@ -61,6 +61,8 @@ pub(crate) struct Living {
     pinned: Vec<u64>,
     /// The tree of a commit whose superblock is still to be written.
     written: Option<(Pointer, u8)>,
+    /// Whether whole leaves may go.
+    may_empty: bool,
 }
 
 impl Living {
@@ -79,6 +81,7 @@ impl Living {
             free: (0..blocks).map(|i| FIRST_FREE_BLOCK + i * 4096).collect(),
             pinned: Vec::new(),
             written: None,
+            may_empty: false,
         };
         for stride in 1..=LEAVES {
             living.put_extent(stride * STRIDE);
@@ -86,6 +89,15 @@ impl Living {
         }
         living.write_tree();
         living.write_superblock();
+        living
+    }
+
+    /// One whose leaves come and go, and mostly end where an extent ends.
+    pub(crate) fn with_leaves_that_go(seed: u64) -> Self {
+        let mut living = Self::new(seed);
+        living.may_empty = true;
+        (1..=LEAVES).for_each(|stride| living.put_extent(stride * STRIDE));
+        living.commit_unchanged();
         living
     }
 
@@ -126,8 +138,12 @@ impl Living {
         let stride = 1 + self.random.below(LEAVES);
         let place = self.random.below(5);
         let bytenr = stride * STRIDE + place * (64 << 10);
-        // Places 0 and 1 are always in use, so that no leaf is ever empty.
-        if place > 1 && self.random.below(2) == 0 {
+        if self.may_empty && self.random.below(3) == 0 {
+            let stride = bytenr..bytenr + STRIDE;
+            let all: Vec<u64> = self.extents.range(stride).map(|(&bytenr, _)| bytenr).collect();
+            all.into_iter().for_each(|bytenr| self.remove_extent(bytenr));
+        // Else places 0 and 1 are always in use, so that no leaf is ever empty.
+        } else if place > 1 && self.random.below(2) == 0 {
             self.remove_extent(bytenr);
         } else {
             self.put_extent(bytenr);
@@ -150,7 +166,7 @@ impl Living {
     /// An extent with new references: up to two inline, the others keyed.
     fn put_extent(&mut self, bytenr: u64) {
         self.remove_extent(bytenr);
-        let count = 1 + self.random.below(10);
+        let count = 1 + self.random.below(if self.may_empty { 3 } else { 10 });
         let mut refs: Vec<_> = (0..count)
             .map(|i| {
                 let (root, inode) = (256 + self.random.below(3), 300 + i);
@@ -203,38 +219,62 @@ impl Living {
         let generation = self.generation + 1;
         let header =
             |bytenr, level| Header { bytenr, generation, owner: objectid::EXTENT_TREE, level };
-        for index in std::mem::take(&mut self.dirty) {
+        let dirty = std::mem::take(&mut self.dirty);
+        let left = dirty.iter().filter_map(|&index| self.left_of_growing_leaf(index));
+        let dirty: BTreeSet<u64> = left.chain(dirty.iter().copied()).collect();
+        for index in dirty {
             let items: Vec<_> = self
                 .items
                 .range(border(index)..border(index + 1))
                 .map(|(key, body)| (*key, body.clone()))
                 .collect();
             let place = usize::try_from(index).expect("few");
+            let Some(&(first_key, _)) = items.first() else {
+                self.pinned.extend(self.leaves[place].take().map(|leaf| leaf.bytenr));
+                continue;
+            };
             let bytenr = self.allocate(self.leaves[place]);
             self.device.write_block(&leaf(header(bytenr, 0), &items));
-            self.leaves[place] = Some(Pointer { key: items[0].0, bytenr, generation });
+            self.leaves[place] = Some(Pointer { key: first_key, bytenr, generation });
         }
-        let mut below: Vec<Pointer> = self.leaves.iter().flatten().copied().collect();
+        let leaves = self.leaves.iter().enumerate();
+        let mut below: BTreeMap<usize, Pointer> =
+            leaves.filter_map(|(place, leaf)| Some((place, (*leaf)?))).collect();
         let mut level = 0;
         while below.len() > 1 {
             level += 1;
-            let mut here = Vec::new();
-            for (group, children) in below.chunks(FANOUT).enumerate() {
-                let known = self.levels[usize::from(level)].get(&group).cloned();
-                let pointer = match known {
+            let mut groups: BTreeMap<usize, Vec<Pointer>> = BTreeMap::new();
+            for (place, pointer) in below {
+                groups.entry(place / FANOUT).or_default().push(pointer);
+            }
+            let mut before = std::mem::take(&mut self.levels[usize::from(level)]);
+            below = BTreeMap::new();
+            for (group, children) in groups {
+                let pointer = match before.remove(&group) {
                     Some((same, pointer)) if same == children => pointer,
                     replaced => {
                         let bytenr = self.allocate(replaced.map(|(_, pointer)| pointer));
-                        self.device.write_block(&interior(header(bytenr, level), children));
+                        self.device.write_block(&interior(header(bytenr, level), &children));
                         Pointer { key: children[0].key, bytenr, generation }
                     }
                 };
-                self.levels[usize::from(level)].insert(group, (children.to_vec(), pointer));
-                here.push(pointer);
+                self.levels[usize::from(level)].insert(group, (children, pointer));
+                below.insert(group, pointer);
             }
-            below = here;
+            self.pinned.extend(before.into_values().map(|(_, pointer)| pointer.bytenr));
         }
-        self.written = Some((below[0], level));
+        let root = *below.values().next().expect("never all of it goes");
+        self.written = Some((root, level));
+    }
+
+    /// A key before the first one of a leaf is put into the leaf to its left, and gets into this
+    /// one when items are moved, or when that one is split: either way it is written anew.
+    fn left_of_growing_leaf(&self, index: u64) -> Option<u64> {
+        let place = usize::try_from(index).expect("few");
+        let (&first, _) = self.items.range(border(index)..border(index + 1)).next()?;
+        let is_growing = self.leaves[place].is_none_or(|leaf| first < leaf.key);
+        let left = self.leaves[..place].iter().rposition(Option::is_some);
+        left.filter(|_| is_growing).map(|left| left as u64)
     }
 
     fn write_superblock(&mut self) {

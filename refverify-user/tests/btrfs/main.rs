@@ -11,4 +11,5 @@ mod moving;
 mod privileged;
 mod random_bytes;
 mod real_images;
+mod since;
 mod synthetic;

@@ -95,6 +95,13 @@ impl Assembler {
         }
     }
 
+    /// Passes over a part that is known: what is open is complete, and what comes next has another
+    /// neighbour.
+    pub(super) fn pass_over(&mut self, steps: &mut VecDeque<ReaderStep>) {
+        self.close(steps);
+        self.previous = None;
+    }
+
     /// Tells what is open, the extent first and then what is wrong with it.
     pub(super) fn close(&mut self, steps: &mut VecDeque<ReaderStep>) {
         let Some(mut open) = self.open.take() else { return };

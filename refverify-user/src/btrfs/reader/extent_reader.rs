@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{
     BlockRead, ReaderError, ReaderStep,
     assemble::Assembler,
+    known::{Known, KnownTree},
     reads::{Answer, Reads},
     walk::{Next, TreeWalk},
 };
@@ -82,6 +83,7 @@ pub struct ExtentReader {
     told_generation: Option<u64>,
     suspect: Option<Suspect>,
     move_on: bool,
+    known: Option<Known>,
     steps: VecDeque<ReaderStep>,
 }
 
@@ -101,10 +103,23 @@ impl ExtentReader {
             told_generation: None,
             suspect: None,
             move_on: false,
+            known: None,
             steps: VecDeque::new(),
         };
         reader.read_superblock();
         reader
+    }
+
+    /// The same, which passes over what has not changed since an earlier reading of the whole
+    /// tree, and tells where.
+    pub fn since(range: Range<u64>, min_generation: u64, known: Known) -> Self {
+        Self { known: Some(known), ..Self::new(range, min_generation) }
+    }
+
+    /// The blocks of the tree that were met, now and before, for a later reading; `None` from a
+    /// reader that was not made for that.
+    pub fn into_known(self) -> Option<KnownTree> {
+        self.known.map(|known| known.tree)
     }
 
     /// Begins anew with another range. What was read of superblock, chunk tree and root tree
@@ -176,6 +191,8 @@ impl ExtentReader {
     fn request_wanted(&mut self) {
         let Some(superblock) = &self.found.superblock else { return };
         let format = superblock.block_format();
+        let generation = superblock.generation;
+        let is_extents = matches!(self.stage, Stage::Extents);
         let (walk, chunks) = match &mut self.stage {
             // The chunk tree itself is found through the superblock's own chunks.
             Stage::Chunks { walk, .. } => (walk, &superblock.sys_chunks),
@@ -190,16 +207,18 @@ impl ExtentReader {
             Stage::Superblock { .. } | Stage::TooOld | Stage::Ended => return,
         };
         for pointer in walk.take_wanted() {
+            let known = self.known.as_mut().filter(|_| is_extents);
+            let known = known.map(|known| (known, generation));
             let kept = walk.take_kept(&pointer);
             if let Some(Ok(block)) = kept.map(|data| TreeBlock::check(data, &pointer, &format)) {
-                walk.accept(&pointer, Ok(block));
+                walk.accept(&pointer, Ok(block), known);
                 continue;
             }
             let mirrors = chunks.copies(pointer.bytenr, format.nodesize);
             if let Answer::Block(pointer, block) =
                 self.reads.request_block(pointer, format, mirrors)
             {
-                walk.accept(&pointer, block);
+                walk.accept(&pointer, block, known);
             }
         }
     }
@@ -210,10 +229,11 @@ impl ExtentReader {
             Answer::Superblock(data) => self.take_superblock(data),
             Answer::Block(pointer, block) => match (&mut self.stage, &mut self.extents) {
                 (_, Some(walk)) if pointer.tree == objectid::EXTENT_TREE => {
-                    walk.accept(&pointer, block);
+                    let generation = self.told_generation.unwrap_or(0);
+                    walk.accept(&pointer, block, self.known.as_mut().map(|it| (it, generation)));
                 }
                 (Stage::Chunks { walk, .. } | Stage::Root { walk }, _) => {
-                    walk.accept(&pointer, block);
+                    walk.accept(&pointer, block, None);
                 }
                 _ => {}
             },
@@ -324,6 +344,10 @@ impl ExtentReader {
         let taken = match next {
             Next::Waiting => return false,
             Next::Leaf(leaf) => self.take_leaf(&leaf),
+            Next::Unchanged(keys) => {
+                self.pass_over(&keys);
+                Ok(())
+            }
             Next::Bad(pointer, faults) => self.take_bad(pointer, faults),
             Next::End => self.take_end(),
         };
@@ -373,6 +397,27 @@ impl ExtentReader {
         }
     }
 
+    fn pass_over(&mut self, keys: &Range<Key>) {
+        let (Some(generation), Some(assembler)) = (self.told_generation, &mut self.assembler)
+        else {
+            return;
+        };
+        let range = keys.start.objectid.max(self.complete_upto)
+            ..keys.end.objectid.min(self.range.end);
+        // Told at an older generation, and it is only the gap behind it that is not.
+        if range.is_empty() {
+            return;
+        }
+        assembler.pass_over(&mut self.steps);
+        self.suspect = None;
+        if range.start > self.complete_upto {
+            let upto_bytenr = range.start;
+            self.steps.push_back(ReaderStep::Complete { upto_bytenr, generation });
+        }
+        self.complete_upto = range.end;
+        self.steps.push_back(ReaderStep::Unchanged { range, generation });
+    }
+
     /// A block is not what its pointer says. If it was freed and used again, then there is a
     /// newer superblock, and it no longer leads to that block.
     fn take_bad(
@@ -416,8 +461,11 @@ impl ExtentReader {
                     assembler.close(&mut self.steps);
                 }
                 let upto_bytenr = self.range.end;
-                self.complete_upto = upto_bytenr;
-                self.steps.push_back(ReaderStep::Complete { upto_bytenr, generation });
+                // What is passed over at the right edge is all there is.
+                if self.complete_upto < upto_bytenr {
+                    self.complete_upto = upto_bytenr;
+                    self.steps.push_back(ReaderStep::Complete { upto_bytenr, generation });
+                }
                 self.steps.push_back(ReaderStep::Done { generation });
             }
             Stage::Superblock { .. } | Stage::TooOld | Stage::Ended => {}

@@ -13,9 +13,11 @@
 
 mod assemble;
 mod extent_reader;
+mod known;
 mod reads;
 mod step;
 mod walk;
 
 pub use extent_reader::ExtentReader;
+pub use known::{Known, KnownTree};
 pub use step::{BlockRead, ReaderError, ReaderStep};

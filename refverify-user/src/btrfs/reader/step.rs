@@ -1,6 +1,6 @@
 //! What the reader asks for and what it tells.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use uuid::Uuid;
 
@@ -51,6 +51,14 @@ pub enum ReaderStep {
     Complete {
         /// The first bytenr of which more may come.
         upto_bytenr: u64,
+        /// The generation.
+        generation: u64,
+    },
+    /// Between these bytenrs nothing has changed since [`Known::since`](super::Known::since), down
+    /// from this generation. Everything below has been told.
+    Unchanged {
+        /// Where.
+        range: Range<u64>,
         /// The generation.
         generation: u64,
     },

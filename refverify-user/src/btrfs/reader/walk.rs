@@ -2,11 +2,13 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    iter,
     ops::Range,
 };
 
 use bytes::Bytes;
 
+use super::Known;
 use crate::btrfs::format::{BlockFault, BlockPointer, Key, Leaf, TreeBlock};
 
 /// How many blocks at the left edge of what is unread are wanted at once.
@@ -22,6 +24,8 @@ enum State {
     Reading,
     Read(Leaf),
     Bad(Vec<BlockFault>),
+    /// It need not be read: up to this key nothing has changed since an earlier reading.
+    Unchanged { end: Key },
 }
 
 /// A walk over the part of a tree whose keys are in a range.
@@ -46,6 +50,8 @@ pub(super) enum Next {
     Leaf(Leaf),
     /// A block that no mirror has: it was freed and used again, or it is bad.
     Bad(BlockPointer, Vec<BlockFault>),
+    /// Here the tree is as an earlier reading found it.
+    Unchanged(Range<Key>),
     /// Its bytes are still to come.
     Waiting,
     /// All of the range is read.
@@ -103,11 +109,13 @@ impl TreeWalk {
         wanted
     }
 
-    /// Takes a block that was wanted.
+    /// Takes a block that was wanted. `known` says which of the blocks below it can be passed
+    /// over, and remembers them, at the superblock's generation that comes with it.
     pub(super) fn accept(
         &mut self,
         pointer: &BlockPointer,
         block: Result<TreeBlock, Vec<BlockFault>>,
+        known: Option<(&mut Known, u64)>,
     ) {
         let place = pointer.first_key.unwrap_or(Key::first_of(0));
         let Some((at_place, state)) = self.frontier.get_mut(&place) else { return };
@@ -120,14 +128,22 @@ impl TreeWalk {
             Ok(TreeBlock::Interior(interior)) => {
                 self.frontier.remove(&place);
                 let range = &self.range;
-                let in_range = interior
+                let in_range: Vec<_> = interior
                     .children()
                     .skip_while(|child| child.end_key.is_some_and(|end| end <= range.start))
-                    .take_while(|child| child.first_key < Some(range.end));
-                self.frontier.extend(
-                    in_range
-                        .map(|child| (child.first_key.unwrap_or(place), (child, State::Wanted))),
-                );
+                    .take_while(|child| child.first_key < Some(range.end))
+                    .collect();
+                let unchanged = known.map_or_else(Vec::new, |(known, generation)| {
+                    known.meet(&in_range, generation)
+                });
+                let unchanged = unchanged.into_iter().chain(iter::repeat(None));
+                self.frontier.extend(in_range.into_iter().zip(unchanged).map(
+                    |(child, unchanged)| {
+                        let state = unchanged
+                            .map_or(State::Wanted, |keys| State::Unchanged { end: keys.end });
+                        (child.first_key.unwrap_or(place), (child, state))
+                    },
+                ));
             }
         }
     }
@@ -147,6 +163,11 @@ impl TreeWalk {
         match first.get() {
             (_, State::Wanted | State::Reading) => Next::Waiting,
             (pointer, State::Bad(faults)) => Next::Bad(*pointer, faults.clone()),
+            (_, State::Unchanged { end }) => {
+                let keys = *first.key()..*end;
+                first.remove();
+                Next::Unchanged(keys)
+            }
             (_, State::Read(leaf)) => {
                 let leaf = leaf.clone();
                 first.remove();
