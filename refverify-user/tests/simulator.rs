@@ -201,6 +201,47 @@ fn loss_makes_blind_until_the_tree_is_read_again_and_never_a_finding() {
 }
 
 #[test]
+fn losses_again_and_again_leave_an_exact_ledger_and_never_a_finding() {
+    for seed in seeds().step_by(4) {
+        let mut world = watched_world(seed);
+        for round in 0..8 {
+            for _ in 0..60 + 40 * (round % 3) {
+                world.step();
+            }
+            world.lose(1 + round);
+            if round % 4 == 3 {
+                assert_ledger_equals_the_file_system(&mut world, seed);
+            }
+        }
+        assert_ledger_equals_the_file_system(&mut world, seed);
+        let summary = world.finish();
+        assert!(!summary.has_findings(), "seed {seed}: {:?}", world.findings());
+    }
+}
+
+#[test]
+fn what_a_loss_costs_grows_with_what_changed_and_not_with_the_file_system() {
+    for seed in seeds().take(3) {
+        let mut world = World::new(seed);
+        for _ in 0..20_000 {
+            world.change();
+        }
+        world.commit_now();
+        world.attach();
+        world.settle();
+        let whole = world.blocks_read;
+        // Known from the first commit on that follows what was read.
+        world.settle();
+        world.change();
+        world.change();
+        world.lose(1);
+        assert_ledger_equals_the_file_system(&mut world, seed);
+        let again = world.blocks_read - whole;
+        assert!(again * 3 < whole, "seed {seed}: {again} blocks after {whole}");
+    }
+}
+
+#[test]
 fn a_loss_that_is_not_told_would_be_seen_as_a_finding_or_a_wrong_ledger() {
     // What the tests above rest on: lost events do make a difference.
     let differs = seeds().filter(|&seed| {

@@ -51,13 +51,31 @@ pub(crate) struct Image {
     /// Those that only the one before it reached.
     pinned: Vec<u64>,
     free: Vec<u64>,
+    /// The extent tree of the newest superblock, level by level from the leaves up.
+    leaves: Vec<(Vec<Item>, Pointer)>,
+    nodes: Vec<Vec<(Vec<Pointer>, Pointer)>>,
+}
+
+/// A block, as its parent points to it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Pointer {
+    key: Key,
+    bytenr: u64,
+    generation: u64,
 }
 
 impl Image {
     /// An empty device, all of whose metadata space is free.
     pub(crate) fn new() -> Self {
         let free = (0..4096).map(|block| METADATA_START + block * NODE_BYTES as u64).collect();
-        Self { blocks: BTreeMap::new(), used: Vec::new(), pinned: Vec::new(), free }
+        Self {
+            blocks: BTreeMap::new(),
+            used: Vec::new(),
+            pinned: Vec::new(),
+            free,
+            leaves: Vec::new(),
+            nodes: Vec::new(),
+        }
     }
 
     /// Reads `len_bytes` at `offset`; what was never written is zero.
@@ -73,7 +91,8 @@ impl Image {
     }
 
     /// Commits: writes all trees to blocks that the superblock on disk does not reach, the
-    /// most recently freed first, so that a slow reader finds them overwritten.
+    /// most recently freed first, so that a slow reader finds them overwritten. What has not
+    /// changed of the extent tree stays where it is.
     pub(crate) fn write_trees(
         &mut self,
         generation: u64,
@@ -82,13 +101,13 @@ impl Image {
         // Superblock G - 1 is on disk: what only G - 2 reached may be overwritten.
         self.free.append(&mut self.pinned);
         let mut writer = Writer { image: self, generation, written: Vec::new() };
-        let items = extent_items(generation, extents);
-        let extent_root = writer.tree(2, items);
-        let root_item = root_item(generation, extent_root);
+        let extent_root = writer.extent_tree(extent_items(extents));
+        let root_item = root_item(extent_root);
         let root = writer.tree(1, vec![((2, 132, 0), root_item)]);
         let chunk_root = writer.tree(3, vec![((256, 228, METADATA_START), chunk_item())]);
         let written = writer.written;
         self.pinned = std::mem::replace(&mut self.used, written);
+        self.pinned.retain(|bytenr| !self.used.contains(bytenr));
         Trees { generation, root, chunk_root }
     }
 
@@ -108,6 +127,7 @@ pub(crate) struct Trees {
 #[derive(Clone, Copy)]
 struct Node {
     bytenr: u64,
+    generation: u64,
     level: u8,
 }
 
@@ -118,19 +138,60 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    /// A tree that is a leaf.
     fn tree(&mut self, owner: u64, items: Vec<Item>) -> Node {
-        let mut level = 0;
-        let mut nodes: Vec<(Key, u64)> =
-            leaves(items).into_iter().map(|leaf| self.leaf(owner, &leaf)).collect();
-        while nodes.len() > 1 {
-            level += 1;
-            let width = (NODE_BYTES - HEADER_BYTES) / KEY_PTR_BYTES;
-            nodes = nodes.chunks(width).map(|ptrs| self.node(owner, level, ptrs)).collect();
-        }
-        Node { bytenr: nodes[0].1, level }
+        let Pointer { bytenr, generation, .. } = self.leaf(owner, &items);
+        Node { bytenr, generation, level: 0 }
     }
 
-    fn leaf(&mut self, owner: u64, items: &[Item]) -> (Key, u64) {
+    /// The extent tree, copied where it is written. An item goes into the block whose first key is
+    /// the last one before it, and a block that has become too large is split.
+    fn extent_tree(&mut self, items: Vec<Item>) -> Node {
+        let before = std::mem::take(&mut self.image.leaves);
+        let borders: Vec<Key> = before.iter().map(|(_, pointer)| pointer.key).collect();
+        let leaves: Vec<Vec<Item>> =
+            grouped(items, &borders, |item| item.0).into_iter().flat_map(leaves).collect();
+        let mut pointers = Vec::new();
+        for leaf in leaves {
+            let same = before.iter().find(|(items, _)| *items == leaf);
+            let pointer = self.keep_or(same.map(|(_, it)| *it), |it| it.leaf(2, &leaf));
+            pointers.push(pointer);
+            self.image.leaves.push((leaf, pointer));
+        }
+        let mut before = std::mem::take(&mut self.image.nodes).into_iter();
+        let mut level = 0;
+        while pointers.len() > 1 {
+            level += 1;
+            let before = before.next().unwrap_or_default();
+            let borders: Vec<Key> = before.iter().map(|(_, pointer)| pointer.key).collect();
+            let width = (NODE_BYTES - HEADER_BYTES) / KEY_PTR_BYTES;
+            let mut nodes = Vec::new();
+            for group in grouped(pointers, &borders, |pointer| pointer.key) {
+                for children in group.chunks(width) {
+                    let same = before.iter().find(|(known, _)| known == children);
+                    let pointer =
+                        self.keep_or(same.map(|(_, it)| *it), |it| it.node(2, level, children));
+                    nodes.push((children.to_vec(), pointer));
+                }
+            }
+            pointers = nodes.iter().map(|(_, pointer)| *pointer).collect();
+            self.image.nodes.push(nodes);
+        }
+        let Pointer { bytenr, generation, .. } = pointers[0];
+        Node { bytenr, generation, level }
+    }
+
+    fn keep_or(&mut self, same: Option<Pointer>, write: impl FnOnce(&mut Self) -> Pointer) -> Pointer {
+        match same {
+            Some(pointer) => {
+                self.written.push(pointer.bytenr);
+                pointer
+            }
+            None => write(self),
+        }
+    }
+
+    fn leaf(&mut self, owner: u64, items: &[Item]) -> Pointer {
         let mut block = vec![0; NODE_BYTES];
         let mut end = NODE_BYTES;
         for (slot, (key, data)) in items.iter().enumerate() {
@@ -142,21 +203,28 @@ impl Writer<'_> {
             put_u32(&mut block[at + 21..], data.len() as u32);
         }
         let first = items.first().map_or((0, 0, 0), |item| item.0);
-        (first, self.write(owner, 0, items.len(), block))
+        self.write(first, owner, 0, items.len(), block)
     }
 
-    fn node(&mut self, owner: u64, level: u8, ptrs: &[(Key, u64)]) -> (Key, u64) {
+    fn node(&mut self, owner: u64, level: u8, children: &[Pointer]) -> Pointer {
         let mut block = vec![0; NODE_BYTES];
-        for (slot, (key, bytenr)) in ptrs.iter().enumerate() {
+        for (slot, child) in children.iter().enumerate() {
             let at = HEADER_BYTES + slot * KEY_PTR_BYTES;
-            put_key(&mut block[at..], *key);
-            put_u64(&mut block[at + 17..], *bytenr);
-            put_u64(&mut block[at + 25..], self.generation);
+            put_key(&mut block[at..], child.key);
+            put_u64(&mut block[at + 17..], child.bytenr);
+            put_u64(&mut block[at + 25..], child.generation);
         }
-        (ptrs[0].0, self.write(owner, level, ptrs.len(), block))
+        self.write(children[0].key, owner, level, children.len(), block)
     }
 
-    fn write(&mut self, owner: u64, level: u8, count: usize, mut block: Vec<u8>) -> u64 {
+    fn write(
+        &mut self,
+        key: Key,
+        owner: u64,
+        level: u8,
+        count: usize,
+        mut block: Vec<u8>,
+    ) -> Pointer {
         let bytenr = self.image.free.pop().expect("the simulated device is full");
         block[32..48].copy_from_slice(&FSID);
         put_u64(&mut block[48..], bytenr);
@@ -169,8 +237,18 @@ impl Writer<'_> {
         seal(&mut block);
         self.image.blocks.insert(bytenr, block);
         self.written.push(bytenr);
-        bytenr
+        Pointer { key, bytenr, generation: self.generation }
     }
+}
+
+/// What belongs to each of the blocks that begin at `borders`, where something does.
+fn grouped<T>(all: Vec<T>, borders: &[Key], key: impl Fn(&T) -> Key) -> Vec<Vec<T>> {
+    let mut groups: BTreeMap<usize, Vec<T>> = BTreeMap::new();
+    for one in all {
+        let group = borders.partition_point(|border| *border <= key(&one)).saturating_sub(1);
+        groups.entry(group).or_default().push(one);
+    }
+    groups.into_values().collect()
 }
 
 fn leaves(items: Vec<Item>) -> Vec<Vec<Item>> {
@@ -188,11 +266,11 @@ fn leaves(items: Vec<Item>) -> Vec<Vec<Item>> {
     leaves
 }
 
-fn extent_items(generation: u64, extents: &BTreeMap<u64, Extent>) -> Vec<Item> {
-    extents.iter().flat_map(|(&bytenr, extent)| items_of(generation, bytenr, extent)).collect()
+fn extent_items(extents: &BTreeMap<u64, Extent>) -> Vec<Item> {
+    extents.iter().flat_map(|(&bytenr, extent)| items_of(bytenr, extent)).collect()
 }
 
-fn items_of(generation: u64, bytenr: u64, extent: &Extent) -> Vec<Item> {
+fn items_of(bytenr: u64, extent: &Extent) -> Vec<Item> {
     let mut refs: Vec<(&RefKey, u32)> = extent.refs.iter().map(|(key, &n)| (key, n)).collect();
     // Types ascend; within a type the offset, for direct data the hash, descends.
     refs.sort_by_key(|(key, _)| {
@@ -204,7 +282,8 @@ fn items_of(generation: u64, bytenr: u64, extent: &Extent) -> Vec<Item> {
     let mut item = Vec::new();
     let total: u64 = extent.refs.values().map(|&n| u64::from(n)).sum();
     item.extend(total.saturating_add_signed(extent.total_error).to_le_bytes());
-    item.extend(generation.to_le_bytes());
+    // The transaction of its allocation; any will do.
+    item.extend(1_u64.to_le_bytes());
     let is_data = extent.kind == ExtentKind::Data;
     item.extend(if is_data { 1_u64 } else { 2 }.to_le_bytes());
     for (key, count) in refs {
@@ -263,13 +342,13 @@ fn data_ref_hash(key: &RefKey) -> u64 {
     u64::from(high) << 31 ^ u64::from(low)
 }
 
-fn root_item(generation: u64, root: Node) -> Vec<u8> {
+fn root_item(root: Node) -> Vec<u8> {
     let mut item = vec![0; 439];
-    put_u64(&mut item[160..], generation);
+    put_u64(&mut item[160..], root.generation);
     put_u64(&mut item[176..], root.bytenr);
     put_u32(&mut item[216..], 1);
     item[238] = root.level;
-    put_u64(&mut item[239..], generation);
+    put_u64(&mut item[239..], root.generation);
     item
 }
 

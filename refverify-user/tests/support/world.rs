@@ -13,7 +13,7 @@ use refverify_user::{
 };
 
 use super::{
-    image::{Extent, Image, Trees},
+    image::{Extent, Image, METADATA_START, Trees},
     model::{Model, Rng},
 };
 
@@ -33,6 +33,8 @@ pub(crate) struct World {
     lost: u64,
     /// Reads that are under way.
     reads: Vec<BlockRequest>,
+    /// Reads of tree blocks that were answered.
+    pub(crate) blocks_read: u64,
     verifier: Verifier,
     armed: bool,
     /// Where what the verifier is told is recorded.
@@ -64,6 +66,7 @@ impl World {
             ring: VecDeque::new(),
             lost: 0,
             reads: Vec::new(),
+            blocks_read: 0,
             verifier: Verifier::new(VerifierConfig::default()),
             armed: false,
             recorder: None,
@@ -200,6 +203,7 @@ impl World {
             return;
         }
         let read = self.rng.pick(&self.reads);
+        self.blocks_read += u64::from(read.offset >= METADATA_START);
         self.reads.retain(|other| other.id != read.id);
         let data = self.image.read(read.offset, read.len_bytes as usize);
         self.tell(ToVerifier::Block(BlockAnswer { fs: FS, id: read.id, data: Ok(data.into()) }));

@@ -94,7 +94,10 @@ impl Known {
         children: &[BlockPointer],
         generation: u64,
     ) -> Vec<Option<Range<Key>>> {
-        let unchanged = children.iter().map(|child| self.unchanged(child)).collect();
+        let mut unchanged: Vec<_> = children.iter().map(|child| self.unchanged(child)).collect();
+        for run in unchanged.chunk_by_mut(are_neighbours) {
+            keep_whole_extents(run);
+        }
         self.tree.replace(children, generation);
         unchanged
     }
@@ -106,12 +109,28 @@ impl Known {
             return None;
         }
         let (start, end) = (child.first_key?, known.end.min(end_of(child)));
-        if start >= end || !begins_extent(start) || !begins_extent(end) {
-            return None;
-        }
-        let is_wanted = self.look_at.range(start.objectid..end.objectid).next().is_some();
-        (!is_wanted).then_some(start..end)
+        let is_wanted = self.look_at.range(start.objectid..=end.objectid).next().is_some();
+        (start < end && !is_wanted).then_some(start..end)
     }
+}
+
+/// Whether one unchanged block ends where the next one begins.
+fn are_neighbours(left: &Option<Range<Key>>, right: &Option<Range<Key>>) -> bool {
+    match (left, right) {
+        (Some(left), Some(right)) => left.end == right.start,
+        _ => false,
+    }
+}
+
+/// Leaves of a run of neighbours that have not changed only those that can be passed over together:
+/// an extent whose items are on both sides of an edge is read whole.
+fn keep_whole_extents(run: &mut [Option<Range<Key>>]) {
+    let begins = |keys: &Option<Range<Key>>| keys.as_ref().is_none_or(|it| begins_extent(it.start));
+    let ends = |keys: &Option<Range<Key>>| keys.as_ref().is_none_or(|it| begins_extent(it.end));
+    let first = run.iter().position(begins).unwrap_or(run.len());
+    run[..first].fill(None);
+    let last = run.iter().rposition(ends).map_or(0, |last| last + 1);
+    run[last..].fill(None);
 }
 
 /// Beyond every key of a tree.
@@ -181,13 +200,24 @@ mod tests {
     }
 
     #[test]
-    fn an_extent_with_items_in_two_blocks_is_read_whole() {
+    fn an_extent_with_items_in_two_blocks_is_passed_over_only_with_both() {
         let inside = Key { objectid: 200, item_type: item_type::EXTENT_DATA_REF, offset: 1 };
         let all = [(key(100), 1, 5), (inside, 2, 6), (key(300), 3, 7)];
-        let mut known = Known::default();
-        leaves(&mut known, &all, 9);
-        known.since = 9;
-        assert_eq!(leaves(&mut known, &all, 9), [None, None, Some(key(300)..LAST_KEY)]);
+        let known = || {
+            let mut known = Known::default();
+            leaves(&mut known, &all, 9);
+            Known { since: 9, ..known }
+        };
+        let last = Some(key(300)..LAST_KEY);
+        let passed = [Some(key(100)..inside), Some(inside..key(300)), last.clone()];
+        assert_eq!(leaves(&mut known(), &all, 10), passed);
+        let left_changed = [(key(100), 4, 10), (inside, 2, 6), (key(300), 3, 7)];
+        assert_eq!(leaves(&mut known(), &left_changed, 10), [None, None, last.clone()]);
+        let right_changed = [(key(100), 1, 5), (inside, 4, 10), (key(300), 3, 7)];
+        assert_eq!(leaves(&mut known(), &right_changed, 10), [None, None, last.clone()]);
+        let mut looked_at = known();
+        looked_at.look_at = BTreeSet::from([200]);
+        assert_eq!(leaves(&mut looked_at, &all, 10), [None, None, last]);
     }
 
     #[test]
