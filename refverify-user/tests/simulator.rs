@@ -10,7 +10,7 @@ mod support;
 use refverify_user::{
     btrfs::Action,
     feed::{Change, ToVerifier},
-    verify::{FindingKind, FsState, Notice},
+    verify::{FindingKind, FsState, GaveUp, Notice, VerifierConfig, ledger::Limits},
 };
 use support::world::World;
 
@@ -165,6 +165,39 @@ fn a_mount_that_changes_and_goes_before_its_tree_is_read_is_a_gap() {
     world.drain();
     world.unmount();
     assert!(world.finish().has_gaps());
+}
+
+#[test]
+fn a_memory_bound_that_is_reached_is_told_and_changes_no_verdict() {
+    let tight = Limits { memory_bytes: 1 << 30, history_bytes: 2 << 10, history_per_extent: 2 };
+    let none = Limits::new(1 << 10, 2);
+    for (limits, over_ceiling) in [(tight, false), (none, true)] {
+        for seed in 0..10 {
+            let config = VerifierConfig { limits, ..VerifierConfig::default() };
+            let mut world = World::with(seed, config);
+            world.attach();
+            for _ in 0..1500 {
+                world.step();
+            }
+            assert_ledger_equals_the_file_system(&mut world, seed);
+            let summary = world.finish();
+            assert!(!summary.has_findings(), "seed {seed}: {:?}", world.findings());
+            assert!(!summary.has_gaps(), "seed {seed}: {summary:?}");
+            let told = |wanted: fn(&GaveUp) -> bool| {
+                let gave_up = |notice: &&Notice| matches!(notice, Notice::GaveUp { what, .. } if wanted(what));
+                world.notices.iter().filter(gave_up).count()
+            };
+            assert_eq!(told(|what| matches!(what, GaveUp::Histories { .. })), 1, "seed {seed}");
+            assert_eq!(told(|what| matches!(what, GaveUp::FreedExtents { .. })), 1, "seed {seed}");
+            let everything = told(|what| matches!(what, GaveUp::Everything { .. }));
+            assert_eq!(everything, usize::from(over_ceiling), "seed {seed}");
+            assert!(summary.coverage[0].histories_given_up >= summary.coverage[0].freed_given_up);
+            assert!(
+                summary.coverage[0].freed_given_up.is_some(),
+                "seed {seed}: not in the summary"
+            );
+        }
+    }
 }
 
 #[test]

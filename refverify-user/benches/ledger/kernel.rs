@@ -7,6 +7,12 @@
 //! what the tree itself needs is counted in them. The tree is an AVL tree, which is never
 //! deeper than the kernel's.
 
+#![expect(
+    clippy::ref_option,
+    clippy::unnecessary_box_returns,
+    reason = "a tree is an optional box, and turning it moves boxes about"
+)]
+
 use refverify_user::{
     btrfs::{Action, DiskExtent, ExtentKind, RefKey},
     feed::{Change, Event},

@@ -67,14 +67,14 @@ fn coverage(out: &mut String, fs: &Coverage, given: &str) {
     let _ = writeln!(out, "  extents known: {}", fs.extents);
     let histories = since(fs.histories_given_up);
     let freed = since(fs.freed_given_up);
-    let _ = writeln!(out, "  remembered: {histories} actions, {freed} freed extents");
+    let _ = writeln!(out, "  remembered: actions since {histories}, freed extents since {freed}");
 }
 
-/// `all`, or `since transaction 8 all`.
+/// From where on all is known.
 fn since(given_up: Option<u64>) -> String {
     match given_up {
-        Some(upto) => format!("since transaction {} all", upto.saturating_add(1)),
-        None => "all".to_owned(),
+        Some(upto) => format!("transaction {}", upto.saturating_add(1)),
+        None => "the beginning".to_owned(),
     }
 }
 

@@ -69,17 +69,20 @@ pub(super) fn extent_without_history(out: &mut String, dump: &ExtentDump) {
 }
 
 fn history(out: &mut String, dump: &ExtentDump, symbols: &Symbols) {
-    if dump.actions.is_empty() {
-        let _ = writeln!(out, "no action on it was seen before this one");
-    } else {
-        let _ = writeln!(out, "actions on it, oldest first:");
-    }
-    for (position, record) in dump.actions.iter().enumerate() {
-        action(out, record, symbols);
-        if position == 0 && dump.actions_given_up > 0 {
-            let given_up = dump.actions_given_up;
-            let _ = writeln!(out, "({given_up} later actions were given up to bound memory)");
+    let given_up = dump.actions_given_up;
+    let _ = match (dump.actions.is_empty(), given_up) {
+        (true, 0) => writeln!(out, "no action on it was seen before this one"),
+        (true, _) => {
+            writeln!(out, "actions on it: {given_up}, all given up to bound memory")
         }
+        (false, 0) => writeln!(out, "actions on it, oldest first:"),
+        (false, _) => writeln!(
+            out,
+            "actions on it, oldest first; {given_up} more were given up to bound memory:"
+        ),
+    };
+    for record in &dump.actions {
+        action(out, record, symbols);
     }
 }
 

@@ -144,7 +144,7 @@ pub struct ExtentDump {
     /// What was done to it since its last allocation, oldest first. The event that the
     /// finding is about is not among them.
     pub actions: Vec<ActionRecord>,
-    /// How many actions between the first and the others were given up to bound memory.
+    /// How many more actions there were, which were given up to bound memory.
     pub actions_given_up: u64,
 }
 

@@ -57,6 +57,11 @@ const FS: FsSlot = FsSlot(0);
 impl World {
     /// A file system with some extents, committed, and nobody watching.
     pub(crate) fn new(seed: u64) -> Self {
+        Self::with(seed, VerifierConfig::default())
+    }
+
+    /// The same, for a verifier of one's own choice.
+    pub(crate) fn with(seed: u64, config: VerifierConfig) -> Self {
         let mut world = Self {
             rng: Rng(seed),
             model: Model::new(7),
@@ -67,7 +72,7 @@ impl World {
             lost: 0,
             reads: Vec::new(),
             blocks_read: 0,
-            verifier: Verifier::new(VerifierConfig::default()),
+            verifier: Verifier::new(config),
             armed: false,
             recorder: None,
             notices: Vec::new(),
@@ -186,7 +191,14 @@ impl World {
 
     /// The agent drains the ring buffer, wholly, as it does.
     pub(crate) fn drain(&mut self) {
-        while let Some(message) = self.ring.pop_front() {
+        while let Some(mut message) = self.ring.pop_front() {
+            if let ToVerifier::Events(events) = &mut message {
+                while let Some(ToVerifier::Events(more)) =
+                    self.ring.pop_front_if(|next| matches!(next, ToVerifier::Events(_)))
+                {
+                    events.extend(more);
+                }
+            }
             self.tell(message);
         }
         if self.lost > 0 {

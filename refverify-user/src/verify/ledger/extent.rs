@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use super::RefChange;
 use crate::{
     btrfs::{Action, DiskExtent, ExtentKind, RefKey},
-    verify::{ExtentDump, rules},
+    verify::{
+        ExtentDump,
+        rules::{self, View},
+    },
 };
 
 /// What is known of an extent, apart from its history.
@@ -24,17 +27,6 @@ pub struct Extent {
     /// Its references and how often each is held. One that comes down to 0 goes; from disk a
     /// 0 may come.
     pub refs: Refs,
-}
-
-/// What a rule needs to know of an extent: no more, so that every form of a ledger can show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct View {
-    /// Data or tree block.
-    pub kind: ExtentKind,
-    /// How many references it has.
-    pub total_refs: u64,
-    /// How often the reference in question is held; `None` where the extent does not have it.
-    pub count: Option<u64>,
 }
 
 impl Default for Extent {

@@ -37,7 +37,7 @@ mod varint;
 
 use std::{collections::HashSet, ops::Range};
 
-pub use extent::{Extent, Refs, View};
+pub use extent::{Extent, Refs};
 pub use packed::PackedLedger;
 pub use plain::PlainLedger;
 pub use shards::ShardedLedger;

@@ -1,6 +1,6 @@
 //! Who made a change, and from where: tasks and stacks, each once, by number.
 
-use super::{hash::QuickMap, runs::Act};
+use super::hash::QuickMap;
 use crate::feed::{Comm, Event, Stack};
 
 /// A task, as an event names it.
@@ -117,13 +117,13 @@ impl Numbering {
         number
     }
 
-    /// Gives actions that have numbers of `from` numbers of these.
-    pub(super) fn renumber(&mut self, actions: &mut [Act], from: &Origins) {
-        for act in actions {
-            if let (Some(&task), Some(stack)) = (from.task(act.task), from.stack(act.stack)) {
-                act.task = self.task(task);
-                act.stack = self.stack(stack);
+    /// The numbers, among these, of a task and a stack that have numbers of `from`.
+    pub(super) fn renumber(&mut self, (task, stack): (u32, u32), from: &Origins) -> (u32, u32) {
+        match (from.task(task), from.stack(stack)) {
+            (Some(&known_task), Some(known_stack)) => {
+                (self.task(known_task), self.stack(known_stack))
             }
+            _ => (task, stack),
         }
     }
 

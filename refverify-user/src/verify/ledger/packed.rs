@@ -107,13 +107,14 @@ impl PackedLedger {
         events: &[Event],
         places: impl Iterator<Item = usize>,
     ) -> Judged {
-        let placed = |place: usize| Some((bytenr_of(&events[place])?, place as u32));
-        let mut placed: Vec<(u64, u32)> = places.filter_map(placed).collect();
-        sort_by_bytenr(&mut placed);
+        let by_bytenr = |place: usize| Some((bytenr_of(&events[place])?, place as u32));
+        let mut order: Vec<(u64, u32)> = places.filter_map(by_bytenr).collect();
+        sort_by_bytenr(&mut order);
         let mut judged = Judged::default();
-        for some in placed.chunks(NEAR) {
+        for some in order.chunks(NEAR) {
             self.apply_some(events, some, &mut judged);
         }
+        self.fit();
         judged
     }
 
@@ -231,7 +232,8 @@ impl PackedLedger {
         }
     }
 
-    /// Keeps the promise of the ceiling.
+    /// Keeps the promise of the ceiling. In the middle of a transaction too: what is pending
+    /// may be much.
     fn fit(&mut self) {
         let in_use = self.blocks.bytes() + self.journal.bytes();
         let ceiling = usize::try_from(self.limits.memory_bytes).unwrap_or(usize::MAX);
@@ -495,7 +497,7 @@ impl PackedLedger {
             let is_gone = disk.binary_search_by_key(&group.bytenr, |disk| disk.bytenr).is_err();
             group.grave = is_gone.then(|| Grave::of(&base));
             if group.has_actions() || is_gone && base.actions > 0 {
-                numbering.renumber(&mut group.actions, self.journal.numbering().origins());
+                group.renumber(&mut numbering, self.journal.numbering().origins());
                 run.push(&mut group);
             }
             done.push((group.bytenr, base.actions));

@@ -351,6 +351,13 @@ impl Group {
         self.actions.push(*act);
     }
 
+    /// Gives the actions, whose tasks and stacks have numbers of `from`, numbers of `numbering`.
+    pub(super) fn renumber(&mut self, numbering: &mut Numbering, from: &Origins) {
+        for act in &mut self.actions {
+            (act.task, act.stack) = numbering.renumber((act.task, act.stack), from);
+        }
+    }
+
     /// Whether anything was done.
     pub(super) fn has_actions(&self) -> bool {
         !self.actions.is_empty()
@@ -514,14 +521,14 @@ impl Runs {
         let mut old = self.visible(older).peekable();
         for mut group in self.visible(newer) {
             while let Some(mut before) = old.next_if(|old| old.bytenr < group.bytenr) {
-                numbering.renumber(&mut before.actions, &older.origins);
+                before.renumber(&mut numbering, &older.origins);
                 builder.push(&mut before);
             }
-            numbering.renumber(&mut group.actions, &newer.origins);
+            group.renumber(&mut numbering, &newer.origins);
             if let Some(mut before) = old.next_if(|old| old.bytenr == group.bytenr)
                 && !group.begins_anew
             {
-                numbering.renumber(&mut before.actions, &older.origins);
+                before.renumber(&mut numbering, &older.origins);
                 before.actions.append(&mut group.actions);
                 group.actions = before.actions;
                 group.begins_anew = before.begins_anew;
@@ -529,7 +536,7 @@ impl Runs {
             builder.push(&mut group);
         }
         for mut before in old {
-            numbering.renumber(&mut before.actions, &older.origins);
+            before.renumber(&mut numbering, &older.origins);
             builder.push(&mut before);
         }
         let newest = older.newest_transid.max(newer.newest_transid);
@@ -614,7 +621,7 @@ impl Runs {
         for mut group in self.visible(run) {
             keep(&mut group, stage);
             if stage == Stage::Essential || group.begins_anew || group.grave.is_some() {
-                numbering.renumber(&mut group.actions, &run.origins);
+                group.renumber(&mut numbering, &run.origins);
                 builder.push(&mut group);
             }
         }
