@@ -82,6 +82,12 @@ pub struct Watch {
     #[command(flatten)]
     pub memory: Memory,
 
+    /// Compare what commits put on disk with what the changes lead to, every so many seconds, or
+    /// at every commit. Only what has changed is read.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "0", conflicts_with = "record", value_parser = seconds)]
+    pub audit: Option<u64>,
+
     /// Record everything that is seen in a new file, for replay and explain. It holds metadata
     /// of the file systems and is readable by its owner only.
     #[arg(long, value_name = "FILE")]
@@ -296,6 +302,11 @@ fn size(text: &str) -> Result<u64, String> {
     };
     let parsed = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
     parsed.ok_or_else(|| "not a size, such as 512M or 4G".to_owned())
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    let parsed = text.parse().ok().filter(|n| *n <= 1_000_000);
+    parsed.ok_or_else(|| "not a number up to 1000000".to_owned())
 }
 
 fn ring_mib(text: &str) -> Result<u32, String> {

@@ -8,9 +8,10 @@ mod replay;
 mod support;
 
 use refverify_user::{
+    btrfs::RefKey,
     btrfs::Action,
     feed::{Change, ToVerifier},
-    verify::{FindingKind, FsState, GaveUp, Notice, VerifierConfig, ledger::Limits},
+    verify::{AuditConfig, FindingKind, FsState, GaveUp, Notice, VerifierConfig, ledger::Limits},
 };
 use support::world::World;
 
@@ -271,6 +272,51 @@ fn what_a_loss_costs_grows_with_what_changed_and_not_with_the_file_system() {
         assert_ledger_equals_the_file_system(&mut world, seed);
         let again = world.blocks_read - whole;
         assert!(again * 3 < whole, "seed {seed}: {again} blocks after {whole}");
+    }
+}
+
+fn audited_world(seed: u64) -> World {
+    let audit = Some(AuditConfig { interval_ns: 0 });
+    let mut world = World::with(seed, VerifierConfig { audit, ..VerifierConfig::default() });
+    world.attach();
+    world
+}
+
+#[test]
+fn audits_of_an_honest_file_system_find_nothing_whatever_is_lost() {
+    let mut audits = 0;
+    for seed in seeds() {
+        let mut world = audited_world(seed);
+        for round in 0..4 {
+            for _ in 0..400 {
+                world.step();
+            }
+            if round % 2 == 1 && seed % 3 == 0 {
+                world.lose(3);
+            }
+        }
+        assert_ledger_equals_the_file_system(&mut world, seed);
+        let summary = world.finish();
+        assert!(!summary.has_findings(), "seed {seed}: {:?}", world.findings());
+        audits += summary.coverage[0].audits;
+    }
+    assert!(audits > 2 * seeds().count() as u64, "only {audits} audits");
+}
+
+/// A right event that is not carried out: no event says so, and no leaf moves.
+#[test]
+fn a_reference_that_never_reaches_the_disk_is_found_by_the_audit_of_its_commit() {
+    for seed in seeds() {
+        let mut world = audited_world(seed);
+        world.settle();
+        let (bytenr, _) = world.shared_data_extent().expect("there are many");
+        let key = RefKey::data(5, 0, 1 << 40, 0);
+        let event = world.model.add_ref(bytenr, key);
+        world.emit(event);
+        world.missing_on_disk = Some((bytenr, key));
+        world.settle();
+        let found: Vec<_> = world.findings().into_iter().map(|it| (it.kind, it.bytenr())).collect();
+        assert_eq!(found, [(FindingKind::DiskDiffers, bytenr)], "seed {seed}");
     }
 }
 

@@ -19,11 +19,11 @@ use refverify_user::{
     report::Reporter,
     run::Stop,
     session::{EXIT_SETUP, Stops},
-    verify::Share,
+    verify::{Share, Verifier, VerifierConfig},
 };
 use tokio::sync::mpsc;
 
-use super::{Fallible, output::Output, recorder, runtime, signals::Signals, verifier};
+use super::{Fallible, output::Output, recorder, runtime, signals::Signals, verifier_config};
 
 /// What a file system of a guest may take: extents at some 12 bytes each, and events at some 200.
 const GUEST_SHARE: Share = Share { extents_max: 200_000_000, events_waiting_max: 2_000_000 };
@@ -160,7 +160,10 @@ fn watch_guest(
             };
             let watching = Watching {
                 name: guest.name.clone(),
-                verifier: verifier(&asked.reports, asked.memory, Some(GUEST_SHARE)),
+                verifier: Verifier::new(VerifierConfig {
+                    share: Some(GUEST_SHARE),
+                    ..verifier_config(&asked.reports, asked.memory)
+                }),
                 reporter,
                 stops: Stops::default(),
                 recorder,

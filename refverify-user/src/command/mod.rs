@@ -13,7 +13,7 @@ use refverify_user::{
     agent::AgentConfig,
     cli::{Memory, OnViolation, Probes, Reports},
     feed::recording::{Recorder, create_file},
-    verify::{Share, Verifier, VerifierConfig, ledger::Limits},
+    verify::{VerifierConfig, ledger::Limits},
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -35,11 +35,13 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-fn verifier(reports: &Reports, memory: Memory, share: Option<Share>) -> Verifier {
-    let stop_on_violation = reports.on_violation == OnViolation::Stop;
-    let limits = Limits::new(memory.bytes, memory.history);
-    let cores = available_parallelism().map_or(1, NonZero::get).min(CORES_MAX);
-    Verifier::new(VerifierConfig { stop_on_violation, share, limits, cores })
+fn verifier_config(reports: &Reports, memory: Memory) -> VerifierConfig {
+    VerifierConfig {
+        stop_on_violation: reports.on_violation == OnViolation::Stop,
+        limits: Limits::new(memory.bytes, memory.history),
+        cores: available_parallelism().map_or(1, NonZero::get).min(CORES_MAX),
+        ..VerifierConfig::default()
+    }
 }
 
 fn agent_config(probes: &Probes, devices: Vec<PathBuf>) -> AgentConfig {

@@ -18,10 +18,11 @@ use refverify_user::{
     },
     run::{Link, Stop},
     session::{EXIT_SETUP, MESSAGES_MAX, Stops, judge},
+    verify::Verifier,
 };
 use tokio::sync::mpsc;
 
-use super::{Fallible, output::Output, runtime, signals::Signals, verifier};
+use super::{Fallible, output::Output, runtime, signals::Signals, verifier_config};
 
 /// Verifies a recording; returns the exit status.
 pub(crate) fn replay(asked: &Replay) -> Fallible<u8> {
@@ -30,7 +31,7 @@ pub(crate) fn replay(asked: &Replay) -> Fallible<u8> {
     let runtime = runtime()?;
     let signals = Signals::new(&runtime, &asked.reports)?;
     let reporter = output.reporter(&asked.reports, player.header().vm.clone())?;
-    let mut verifier = verifier(&asked.reports, asked.memory, None);
+    let mut verifier = Verifier::new(verifier_config(&asked.reports, asked.memory));
     let status = runtime.block_on(async {
         let (to_verifier, from_agent) = mpsc::channel(MESSAGES_MAX);
         let (to_agent, from_verifier) = mpsc::channel(1);

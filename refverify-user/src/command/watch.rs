@@ -14,11 +14,12 @@ use refverify_user::{
     feed::{Namer, Tee},
     run::{Link, Stop},
     session::{EXIT_SETUP, MESSAGES_MAX, Stops, judge},
+    verify::{AuditConfig, Verifier, VerifierConfig},
 };
 use tokio::sync::mpsc;
 
 use super::{
-    Fallible, agent_config, output::Output, recorder, runtime, signals::Signals, verifier,
+    Fallible, agent_config, output::Output, recorder, runtime, signals::Signals, verifier_config,
 };
 
 /// Watches until it is asked to stop; returns the exit status.
@@ -30,7 +31,10 @@ pub(crate) fn watch(watch: Watch) -> Fallible<u8> {
     let agent = Agent::start(agent_config(&watch.probes, watch.devices))?;
     let recorder = recorder(watch.record.as_deref(), None)?;
     let reporter = output.reporter(&watch.reports, None)?;
-    let mut verifier = verifier(&watch.reports, watch.memory, None);
+    let interval = |seconds| AuditConfig { interval_ns: seconds * 1_000_000_000 };
+    let audit = watch.audit.map(interval);
+    let config = verifier_config(&watch.reports, watch.memory);
+    let mut verifier = Verifier::new(VerifierConfig { audit, ..config });
     let status = runtime.block_on(async {
         let (to_verifier, from_agent) = mpsc::channel(MESSAGES_MAX);
         let (to_agent, from_verifier) = mpsc::channel(MESSAGES_MAX);

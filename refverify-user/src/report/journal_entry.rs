@@ -26,7 +26,7 @@ pub(super) fn finding(finding: &Finding, label: Label, watched: &Watched) -> Ent
     entry.field("REFVERIFY_BYTENR", &finding.bytenr().to_string());
     match &finding.cause {
         Cause::Event(event) => cause(&mut entry, event, finding),
-        Cause::Disk { generation, .. } => {
+        Cause::Disk { generation, .. } | Cause::Audit { generation, .. } => {
             entry.field("REFVERIFY_TRANSID", &generation.to_string());
         }
     }

@@ -107,6 +107,7 @@ pub const fn finding_message_id(kind: FindingKind) -> Uuid {
         FindingKind::DuplicateTreeRef => uuid!("7db9ce1e73c44ab4ba74b55d8f7ebcd1"),
         FindingKind::MissingRoot => uuid!("d4859dea9f0042eda2b42e28e35de0bc"),
         FindingKind::BlockGroupOverlap => uuid!("0de633d1bb1841f88e67c4faff9e315c"),
+        FindingKind::DiskDiffers => uuid!("0ed6ac128a8e40249c51084b7d8bfc5e"),
         FindingKind::Disk(kind) => match kind {
             DiskFindingKind::DuplicateRefOnDisk => uuid!("3196cd29f2064ab79d2b4cff9a2494af"),
             DiskFindingKind::BadInlineRef => uuid!("b3ed1a893ff0408cb02ece67b9504abe"),

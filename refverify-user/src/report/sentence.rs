@@ -11,11 +11,16 @@ use crate::{
     verify::{Cause, ExtentDump, Finding, FindingKind},
 };
 
+use super::text::kind_words;
+
 /// What is wrong, in one sentence without a line break.
 pub(super) fn sentence(finding: &Finding) -> String {
     match &finding.cause {
         Cause::Event(event) => of_event(finding.kind, event, finding.extent.as_ref()),
         Cause::Disk { generation, finding } => of_disk(*generation, finding),
+        Cause::Audit { generation, bytenr, on_disk } => {
+            of_audit(*generation, *bytenr, finding.extent.as_ref(), on_disk.as_ref())
+        }
     }
 }
 
@@ -82,6 +87,7 @@ fn wrong_with_event(kind: FindingKind, extent: Option<&ExtentDump>) -> String {
             None => "an extent crosses its edge".to_owned(),
         },
         // Not made from events; here so that a new kind is not forgotten.
+        FindingKind::DiskDiffers => "the extent tree differs".to_owned(),
         FindingKind::Disk(kind) => format!("the rule {} is broken", kind.name()),
     }
 }
@@ -91,6 +97,29 @@ fn of_disk(generation: u64, found: &DiskFinding) -> String {
     format!(
         "In the extent tree of generation {generation}, extent {bytenr} (leaf {leaf}, slot \
          {slot}): {fault}."
+    )
+}
+
+fn of_audit(
+    generation: u64,
+    bytenr: u64,
+    expected: Option<&ExtentDump>,
+    on_disk: Option<&ExtentDump>,
+) -> String {
+    let words = |dump: &ExtentDump| {
+        let refs = counted(dump.total_refs, "reference");
+        format!("{}, {} bytes, {refs}", kind_words(dump.kind), dump.len_bytes)
+    };
+    let on_disk = on_disk.map_or_else(|| "has no such extent".to_owned(), |dump| {
+        format!("has it ({})", words(dump))
+    });
+    let expected = match expected.filter(|dump| dump.total_refs > 0) {
+        Some(dump) => format!("lead to another state of it ({})", words(dump)),
+        None => "lead to none".to_owned(),
+    };
+    format!(
+        "The extent tree of generation {generation} {on_disk} at {bytenr}, but the changes seen \
+         {expected}."
     )
 }
 

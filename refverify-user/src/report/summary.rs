@@ -64,6 +64,9 @@ fn coverage(out: &mut String, fs: &Coverage, given: &str) {
     if fs.mounts_unverified > 0 {
         let _ = writeln!(out, "  mounts not verified at all: {}", fs.mounts_unverified);
     }
+    if fs.audits > 0 {
+        let _ = writeln!(out, "  audits of what commits put on disk: {}", fs.audits);
+    }
     let _ = writeln!(out, "  extents known: {}", fs.extents);
     let histories = since(fs.histories_given_up);
     let freed = since(fs.freed_given_up);

@@ -24,8 +24,16 @@ pub(super) fn finding(finding: &Finding, name: &Name) -> String {
             let _ = writeln!(out, "no extent is known at {}", finding.bytenr());
         }
     }
-    if let Cause::Event(event) = &finding.cause {
-        culprit(&mut out, event, &finding.symbols);
+    match &finding.cause {
+        Cause::Event(event) => culprit(&mut out, event, &finding.symbols),
+        Cause::Audit { on_disk, .. } => {
+            let _ = writeln!(out, "on disk there is:");
+            match on_disk {
+                Some(dump) => extent_without_history(&mut out, dump),
+                None => out.push_str("nothing\n"),
+            }
+        }
+        Cause::Disk { .. } => {}
     }
     out
 }

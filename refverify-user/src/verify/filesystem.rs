@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Cause, Coverage, ExtentDump, Finding, FindingKind, FsState, Notice, Share, Symbols,
+    audit::{Audit, AuditConfig},
     cut::{Cut, Ruling, Unread, Waiting, place},
     gate::{Gate, LastEvent},
     giving_up::{GivingUp, given_up_to},
@@ -21,6 +22,8 @@ use crate::{
     btrfs::{DiskFinding, DiskFindingKind, format::Superblock, reader::{Known, KnownTree}},
     feed::{BlockAnswer, BlockRequest, Change, Event, FsSlot, Loss},
 };
+
+mod audited;
 
 /// What a file system wants and tells while a message is handled.
 #[derive(Default)]
@@ -38,6 +41,7 @@ pub(crate) struct FileSystem {
     fsid: Option<Uuid>,
     state: FsState,
     new_ledger: NewLedger,
+    audits: Option<AuditConfig>,
     ledger: ShardedLedger,
     giving_up: GivingUp,
     /// Events that are to be judged, in the order in which they came.
@@ -66,6 +70,10 @@ pub(crate) struct FileSystem {
     /// What was distrusted when events were lost.
     look_at: BTreeSet<u64>,
     spans: Spans,
+    audit: Option<Audit>,
+    /// The newest superblock of which more than single extents was read.
+    read_upto: u64,
+    time_ns: u64,
     told_on_disk: HashSet<(DiskFindingKind, u64)>,
     counts: Counts,
 }
@@ -92,6 +100,7 @@ struct Counts {
     on_disk: u64,
     retracted: u64,
     mounts_unverified: u64,
+    audits: u64,
 }
 
 /// How often reading goes on at a newer superblock, so that fewer events have to wait.
@@ -103,13 +112,19 @@ const READING_SHIFT: u32 = 40;
 
 impl FileSystem {
     /// A device that is watched; nothing is mounted yet.
-    pub(crate) fn new(slot: FsSlot, device: String, new_ledger: NewLedger) -> Self {
+    pub(crate) fn new(
+        slot: FsSlot,
+        device: String,
+        new_ledger: NewLedger,
+        audits: Option<AuditConfig>,
+    ) -> Self {
         Self {
             slot,
             device,
             fsid: None,
             state: FsState::Unmounted,
             new_ledger,
+            audits,
             ledger: new_ledger.begin(),
             giving_up: GivingUp::default(),
             ready: Vec::new(),
@@ -128,6 +143,9 @@ impl FileSystem {
             known: KnownTree::default(),
             look_at: BTreeSet::new(),
             spans: Spans::default(),
+            audit: None,
+            read_upto: 0,
+            time_ns: 0,
             told_on_disk: HashSet::new(),
             counts: Counts::default(),
         }
@@ -154,6 +172,9 @@ impl FileSystem {
         self.exact_upto = 0;
         self.known = KnownTree::default();
         self.look_at.clear();
+        self.counts.audits += self.audit.as_ref().map_or(0, Audit::done);
+        self.audit = self.audits.map(Audit::new);
+        self.read_upto = 0;
         self.told_on_disk.clear();
         self.state = FsState::Seeding;
         fx.notices.push(Notice::Mounted { fs: self.slot, armed_before: first_usable == 0 });
@@ -163,6 +184,7 @@ impl FileSystem {
     /// What stood before ends. A mount that made changes before its tree was read is one of
     /// which nothing was verified.
     fn leave(&mut self) {
+        self.give_up_audit();
         self.spans.close(self.newest_transid);
         if self.state == FsState::Seeding && self.newest_transid != 0 {
             self.counts.mounts_unverified += 1;
@@ -226,6 +248,7 @@ impl FileSystem {
     /// Judges the events that are ready, all at once: the ledger is quicker so.
     pub(crate) fn judge_ready(&mut self, gate: &mut Gate) {
         let mut events = mem::take(&mut self.ready);
+        events.iter().for_each(|event| self.touched(event));
         self.counts.applied += events.len() as u64;
         let judged = self.ledger.apply_all(&events);
         for (place, violation) in judged.wrong {
@@ -263,8 +286,15 @@ impl FileSystem {
 
     fn apply(&mut self, event: Event, gate: &mut Gate) {
         self.counts.applied += 1;
+        self.touched(&event);
         if let Err(violation) = self.ledger.apply(&event) {
             self.found(event, *violation, gate);
+        }
+    }
+
+    fn touched(&mut self, event: &Event) {
+        if let Some(audit) = &mut self.audit {
+            audit.touch(place(&event.change).start, event.transid);
         }
     }
 
@@ -347,6 +377,7 @@ impl FileSystem {
         if self.state != FsState::Blind {
             self.go_blind(loss, fx);
         }
+        self.give_up_audit();
         let distrusted: Vec<u64> = self.distrusted().collect();
         self.look_at.extend(distrusted);
         self.ledger.undo_above(self.exact_upto);
@@ -395,6 +426,7 @@ impl FileSystem {
 
     /// Time passes.
     pub(crate) fn tick(&mut self, time_ns: u64, gate: &mut Gate, fx: &mut Effects) {
+        self.time_ns = time_ns;
         let Some(seeder) = &mut self.seeder else { return };
         if time_ns.saturating_sub(self.moved_ns) > MOVE_ON_NS {
             self.moved_ns = time_ns;
@@ -408,16 +440,30 @@ impl FileSystem {
     }
 
     /// A drain ended, and the loss counters read after it showed none.
-    pub(crate) fn drained(&mut self) {
+    pub(crate) fn drained(&mut self, gate: &mut Gate, fx: &mut Effects) {
         self.clean = self.newest_transid;
         // While it is blind, the base stays what it was when nothing was lost yet.
-        if self.state == FsState::Blind || self.signalled == self.folded_upto {
+        if self.state == FsState::Blind {
             return;
         }
-        self.ledger.commit(self.signalled);
-        self.folded_upto = self.signalled;
+        self.compare_with_disk(gate);
+        self.fold();
+        self.audit_if_due(fx);
+        if self.seeder.is_none() {
+            self.read_next_unread(fx);
+        }
+    }
+
+    /// What is durable becomes the ledger's base.
+    fn fold(&mut self) {
+        let upto = self.audit.as_ref().map_or(u64::MAX, Audit::base_max).min(self.signalled);
+        if upto <= self.folded_upto {
+            return;
+        }
+        self.ledger.commit(upto);
+        self.folded_upto = upto;
         if self.state == FsState::Live {
-            self.exact_upto = self.signalled;
+            self.exact_upto = upto;
         }
     }
 
@@ -434,15 +480,20 @@ impl FileSystem {
 
     fn start_reading(&mut self, unread: Unread, fx: &mut Effects) {
         self.stop_reading();
-        self.reading += 1;
-        self.seeder = Some(if unread.range == (0..u64::MAX) {
+        let seeder = if unread.range == (0..u64::MAX) {
             let tree = mem::take(&mut self.known);
             let look_at = self.look_at.clone();
             let known = Known { tree, since: self.exact_upto, look_at };
             Seeder::since(unread.min_generation, known)
         } else {
             Seeder::new(unread.range, unread.min_generation)
-        });
+        };
+        self.begin_reading(seeder, fx);
+    }
+
+    fn begin_reading(&mut self, seeder: Seeder, fx: &mut Effects) {
+        self.reading += 1;
+        self.seeder = Some(seeder);
         self.request_blocks(fx);
     }
 
@@ -461,7 +512,11 @@ impl FileSystem {
         }
     }
 
+    /// Not while an audit is under way: what it has read is compared with what is known now.
     fn read_next_unread(&mut self, fx: &mut Effects) {
+        if self.audit.as_ref().is_some_and(Audit::is_busy) {
+            return;
+        }
         if let Some(unread) = self.cut.first_unread(self.durable) {
             self.start_reading(unread, fx);
         }
@@ -470,7 +525,11 @@ impl FileSystem {
     /// Takes all that reading has led to so far, and asks for more.
     fn step(&mut self, gate: &mut Gate, fx: &mut Effects) {
         while let Some(progress) = self.seeder.as_mut().and_then(Seeder::next) {
-            self.take(progress, gate, fx);
+            if self.is_auditing() {
+                self.take_for_audit(progress, gate);
+            } else {
+                self.take(progress, gate, fx);
+            }
         }
         self.request_blocks(fx);
     }
@@ -503,6 +562,7 @@ impl FileSystem {
 
     fn reading_at(&mut self, generation: u64, sb: &Superblock, rest: Range<u64>, fx: &mut Effects) {
         self.durable = self.durable.max(generation);
+        self.read_upto = self.read_upto.max(generation);
         self.fsid = Some(sb.fsid);
         self.cut.reading_moved(rest, generation);
         if self.state != FsState::Live {
@@ -637,6 +697,7 @@ impl FileSystem {
             events_on_disk: self.counts.on_disk + self.cut.left_to_disk(),
             events_retracted: self.counts.retracted,
             mounts_unverified: self.counts.mounts_unverified,
+            audits: self.counts.audits + self.audit.as_ref().map_or(0, Audit::done),
             extents: self.ledger.live(),
             histories_given_up: given_up_to(kept.history_after),
             freed_given_up: given_up_to(kept.tombstones_after),

@@ -9,7 +9,7 @@ use crate::{
 
 /// The rules, by the names that reports, tests and the journal use.
 ///
-/// All but the last follow the kernel's own checker (`btrfs_ref_tree_mod` and
+/// All but the last two follow the kernel's own checker (`btrfs_ref_tree_mod` and
 /// `btrfs_free_ref_tree_range` in `fs/btrfs/ref-verify.c`, read in 6.12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FindingKind {
@@ -29,6 +29,8 @@ pub enum FindingKind {
     MissingRoot,
     /// A block group is removed and an extent crosses its edge.
     BlockGroupOverlap,
+    /// The extent tree is not what the changes seen lead to.
+    DiskDiffers,
     /// The extent tree itself is wrong where it was read.
     Disk(DiskFindingKind),
 }
@@ -45,6 +47,7 @@ impl FindingKind {
             Self::DuplicateTreeRef => "duplicate-tree-ref",
             Self::MissingRoot => "missing-root",
             Self::BlockGroupOverlap => "block-group-overlap",
+            Self::DiskDiffers => "disk-differs",
             Self::Disk(kind) => kind.name(),
         }
     }
@@ -68,6 +71,15 @@ pub enum Cause {
         /// The item and what is wrong with it.
         finding: DiskFinding,
     },
+    /// An extent as the extent tree has it, which is not what is expected.
+    Audit {
+        /// The generation that was read.
+        generation: u64,
+        /// Where.
+        bytenr: u64,
+        /// What is there; `None` is nothing.
+        on_disk: Option<ExtentDump>,
+    },
 }
 
 /// One violation, with all that is known of its extent.
@@ -79,7 +91,8 @@ pub struct Finding {
     pub fs: FsSlot,
     /// What the rule looked at.
     pub cause: Cause,
-    /// The extent as the ledger had it just before; `None` where it knows none there.
+    /// The extent as the ledger had it just before, or as of the generation that was read; `None`
+    /// where it knows none there.
     pub extent: Option<ExtentDump>,
     /// Text for the addresses in all stacks of this finding.
     pub symbols: Symbols,
@@ -94,6 +107,7 @@ impl Finding {
                 Change::RemoveGroup { start, .. } => start,
             },
             Cause::Disk { finding, .. } => finding.bytenr,
+            Cause::Audit { bytenr, .. } => *bytenr,
         }
     }
 
@@ -101,7 +115,7 @@ impl Finding {
     pub fn addresses(&self) -> Vec<u64> {
         let own = match &self.cause {
             Cause::Event(event) => event.stack.iter(),
-            Cause::Disk { .. } => [].iter(),
+            Cause::Disk { .. } | Cause::Audit { .. } => [].iter(),
         };
         let history = self.extent.iter().flat_map(|extent| &extent.actions);
         let mut all: Vec<u64> =

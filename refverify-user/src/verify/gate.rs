@@ -88,7 +88,7 @@ impl Gate {
         let void = self.last_of_thread.remove(&tid)?;
         let rests_on_it = |finding: &Finding| match &finding.cause {
             Cause::Event(event) => event.tid == tid && event.time_ns == void.time_ns,
-            Cause::Disk { .. } => false,
+            Cause::Disk { .. } | Cause::Audit { .. } => false,
         };
         self.held.retain(|held| !rests_on_it(&held.finding));
         Some(void)

@@ -4,6 +4,7 @@
 //! [`ToVerifier`](crate::feed::ToVerifier) messages; what is wanted and what is to be told goes
 //! out as values. Given the same messages it does the same again.
 
+mod audit;
 mod cut;
 mod dump;
 mod filesystem;
@@ -22,6 +23,7 @@ mod verifier;
 #[cfg(test)]
 mod testing;
 
+pub use audit::AuditConfig;
 pub use finding::{ActionRecord, Cause, ExtentDump, Finding, FindingKind, Symbols};
 pub use notice::{Coverage, FsState, GaveUp, Notice, Span, Summary};
 pub use verifier::{Outbox, Share, Verifier, VerifierConfig};

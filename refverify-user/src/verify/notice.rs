@@ -192,6 +192,8 @@ pub struct Coverage {
     /// Mounts of which nothing could be verified: they were refused, or changed and went
     /// before their extent tree was read.
     pub mounts_unverified: u64,
+    /// Audits made.
+    pub audits: u64,
     /// Extents known at the end.
     pub extents: u64,
     /// Up to this transaction histories are not all kept; `None` where all are, within the

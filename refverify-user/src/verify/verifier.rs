@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    ExtentDump, Finding, FindingKind, FsState, Notice, Summary, Symbols,
+    AuditConfig, ExtentDump, Finding, FindingKind, FsState, Notice, Summary, Symbols,
     filesystem::{Effects, FileSystem, NewLedger},
     gate::Gate,
     ledger::Limits,
@@ -24,6 +24,8 @@ pub struct VerifierConfig {
     pub share: Option<Share>,
     /// How much is remembered, of all file systems together.
     pub limits: Limits,
+    /// Whether what commits put on disk is compared, and how often.
+    pub audit: Option<AuditConfig>,
     /// How many cores judge when there is much to judge; 0 is one.
     pub cores: usize,
 }
@@ -109,7 +111,7 @@ impl Verifier {
                     filesystem.judge_ready(&mut self.gate);
                 }
             }
-            ToVerifier::Drained => self.drained(out),
+            ToVerifier::Drained => self.drained(&mut fx, out),
             ToVerifier::Retraction { tid, .. } => self.retraction(tid, &mut fx),
             ToVerifier::Loss(loss) => self.loss(loss, &mut fx),
             ToVerifier::Commit { fs, transid } => {
@@ -144,11 +146,11 @@ impl Verifier {
     }
 
     fn hello(&mut self, hello: Hello, fx: &mut Effects) {
-        let VerifierConfig { limits, cores, .. } = self.config;
+        let VerifierConfig { limits, cores, audit, .. } = self.config;
         let limits = limits.shared_by(hello.devices.len());
         let slots = (0_u32..).map(FsSlot).zip(&hello.devices);
         let new = |(slot, device): (FsSlot, &String)| {
-            FileSystem::new(slot, device.clone(), NewLedger { limits, cores })
+            FileSystem::new(slot, device.clone(), NewLedger { limits, cores }, audit)
         };
         self.filesystems = slots.map(new).collect();
         fx.notices.push(Notice::Started(hello));
@@ -186,9 +188,9 @@ impl Verifier {
         }
     }
 
-    fn drained(&mut self, out: &mut Outbox) {
+    fn drained(&mut self, fx: &mut Effects, out: &mut Outbox) {
         for filesystem in &mut self.filesystems {
-            filesystem.drained();
+            filesystem.drained(&mut self.gate, fx);
         }
         let ready = self.gate.drained();
         self.publish(ready, out);

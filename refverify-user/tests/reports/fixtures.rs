@@ -151,6 +151,21 @@ fn disk_finding(fault: DiskFault) -> Finding {
     }
 }
 
+/// One that is not on disk, or should not be there.
+fn disk_differs(expected: Option<ExtentDump>) -> Finding {
+    let on_disk = match expected {
+        Some(_) => None,
+        None => Some(ExtentDump { from_disk: Some(40), ..data_extent(2, Vec::new()) }),
+    };
+    Finding {
+        kind: FindingKind::DiskDiffers,
+        fs: FsSlot(0),
+        cause: Cause::Audit { generation: 40, bytenr: 13_631_488, on_disk },
+        extent: expected,
+        symbols: Symbols::default(),
+    }
+}
+
 /// A data extent with a history, part of which was given up.
 pub(crate) fn drop_missing_ref() -> Finding {
     let missing = RefKey::data(objectid::DATA_RELOC_TREE, 0, 257, 4096_u64.wrapping_neg());
@@ -202,6 +217,8 @@ pub(crate) fn one_of_each_kind() -> Vec<Finding> {
         duplicate_tree_ref(),
         finding(FindingKind::MissingRoot, data_change(Action::AddRef, from_no_root), live()),
         finding(FindingKind::BlockGroupOverlap, group, live()),
+        disk_differs(live()),
+        disk_differs(None),
         duplicate_on_disk(),
         disk_finding(DiskFault::BadInlineRef {
             reason: ItemError::InlineRef { ref_type: 180, at: 9 },
@@ -287,6 +304,7 @@ pub(crate) fn clean_summary() -> Summary {
         events_on_disk: 99,
         events_retracted: 1,
         mounts_unverified: 0,
+        audits: 3,
         extents: 1234,
         histories_given_up: None,
         freed_given_up: None,
@@ -315,6 +333,7 @@ pub(crate) fn bad_summary() -> Summary {
         events_on_disk: 0,
         events_retracted: 0,
         mounts_unverified: 2,
+        audits: 0,
         extents: 0,
         histories_given_up: None,
         freed_given_up: None,

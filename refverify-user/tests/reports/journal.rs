@@ -407,6 +407,6 @@ fn cannot_run_journald(test: &str) -> bool {
 fn own_stack_len(finding: &Finding) -> usize {
     match &finding.cause {
         Cause::Event(event) => event.stack.len(),
-        Cause::Disk { .. } => 0,
+        Cause::Disk { .. } | Cause::Audit { .. } => 0,
     }
 }

@@ -121,6 +121,14 @@ impl Model {
         self.event(Action::DropRef, bytenr, kind, len_bytes, key)
     }
 
+    /// Adds a reference to an extent that is there.
+    pub(crate) fn add_ref(&mut self, bytenr: u64, key: RefKey) -> Event {
+        let extent = self.extents.get_mut(&bytenr).expect("the extent is there");
+        *extent.refs.entry(key).or_insert(0) += 1;
+        let (kind, len_bytes) = (extent.kind, extent.len_bytes);
+        self.event(Action::AddRef, bytenr, kind, len_bytes, key)
+    }
+
     fn any_extent(&self, rng: &mut Rng) -> Option<u64> {
         let bytenrs: Vec<u64> = self.extents.keys().copied().collect();
         (!bytenrs.is_empty()).then(|| rng.pick(&bytenrs))

@@ -42,6 +42,8 @@ pub(crate) struct CauseFields {
     time_ns: Option<u64>,
     stack: Vec<String>,
     disk: Option<DiskBody>,
+    /// What an audit found, of an extent that is expected to be otherwise.
+    on_disk: Option<ExtentBody>,
 }
 
 #[derive(Serialize)]
@@ -105,6 +107,11 @@ impl FindingBody {
         let cause = match &finding.cause {
             Cause::Event(event) => CauseFields::of_event(event, symbols),
             Cause::Disk { generation, finding } => CauseFields::of_disk(*generation, finding),
+            Cause::Audit { generation, on_disk, .. } => CauseFields {
+                transid: *generation,
+                on_disk: on_disk.as_ref().map(|dump| ExtentBody::new(dump, symbols)),
+                ..CauseFields::default()
+            },
         };
         Self {
             kind: finding.kind.name(),

@@ -46,7 +46,7 @@ impl Default for Extent {
 impl Extent {
     /// The extent as it was read at `generation`; `actions` is what was known to have been
     /// done to it before.
-    pub(super) fn of_disk(disk: &DiskExtent, generation: u64, actions: u64) -> Self {
+    pub(in crate::verify) fn of_disk(disk: &DiskExtent, generation: u64, actions: u64) -> Self {
         let mut extent = Self::default();
         extent.set_from_disk(disk, generation, actions);
         extent
@@ -71,8 +71,14 @@ impl Extent {
     }
 
     /// Whether it is in use.
-    pub(super) const fn is_live(&self) -> bool {
+    pub(in crate::verify) const fn is_live(&self) -> bool {
         self.total_refs != 0
+    }
+
+    /// Whether the extent tree would have the same of both.
+    pub(in crate::verify) fn is_same_on_disk(&self, other: &Self) -> bool {
+        let facts = |extent: &Self| (extent.len_bytes, extent.kind, extent.total_refs);
+        facts(self) == facts(other) && self.refs == other.refs
     }
 
     /// Makes a change that has been judged to be in order.
@@ -132,7 +138,7 @@ impl Extent {
     }
 
     /// The extent for a report; its actions are the caller's to add.
-    pub(super) fn dump(&self, bytenr: u64) -> ExtentDump {
+    pub(in crate::verify) fn dump(&self, bytenr: u64) -> ExtentDump {
         ExtentDump {
             bytenr,
             len_bytes: self.len_bytes,

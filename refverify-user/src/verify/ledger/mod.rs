@@ -230,6 +230,10 @@ pub trait Ledger {
     /// sorted.
     fn touched(&self, generation: u64) -> Vec<u64>;
 
+    /// Where in a range an extent is in use, or was before the changes of transactions above the
+    /// durable one; sorted, and maybe more than once.
+    fn bytenrs_in(&self, range: Range<u64>) -> Vec<u64>;
+
     /// The extents in use that lie across an edge of the range, as they are now.
     fn crossing(&self, range: &Range<u64>) -> Vec<ExtentDump>;
 

@@ -407,6 +407,17 @@ impl Ledger for PackedLedger {
         crossing(range, |edge| self.dump(self.last_live_before(edge)?))
     }
 
+    fn bytenrs_in(&self, range: Range<u64>) -> Vec<u64> {
+        let mut all = Vec::new();
+        self.visit_in(range.clone(), &mut |bytenr, _| all.push(bytenr));
+        all.extend(self.journal.numbers_in(&range).into_iter().map(|(bytenr, _)| bytenr));
+        for removal in self.journal.removals() {
+            all.extend(removal.held.range(range.clone()).map(|(&bytenr, _)| bytenr));
+        }
+        all.sort_unstable();
+        all
+    }
+
     fn live(&self) -> u64 {
         self.live
     }

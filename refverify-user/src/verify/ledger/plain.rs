@@ -275,6 +275,15 @@ impl Ledger for PlainLedger {
         })
     }
 
+    fn bytenrs_in(&self, range: Range<u64>) -> Vec<u64> {
+        let is_in_use = |extent: &Option<Extent>| extent.as_ref().is_some_and(Extent::is_live);
+        let known = self.extents.range(range);
+        known
+            .filter(|(_, it)| !it.pending.is_empty() || is_in_use(&it.base) || is_in_use(&it.now))
+            .map(|(&bytenr, _)| bytenr)
+            .collect()
+    }
+
     fn live(&self) -> u64 {
         self.extents.values().filter(|known| known.live().is_some()).count() as u64
     }

@@ -154,6 +154,13 @@ impl Ledger for ShardedLedger {
         touched
     }
 
+    fn bytenrs_in(&self, range: Range<u64>) -> Vec<u64> {
+        let mut all: Vec<u64> =
+            self.shards.iter().flat_map(|shard| shard.bytenrs_in(range.clone())).collect();
+        all.sort_unstable();
+        all
+    }
+
     fn crossing(&self, range: &Range<u64>) -> Vec<ExtentDump> {
         crossing(range, |edge| {
             let before = self.shards.iter().filter_map(|shard| shard.last_live_before(edge));
