@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::{
     Outcome, Place,
@@ -21,6 +22,9 @@ const OPERATIONS: u64 = 800;
 /// Events that a run must have seen to count.
 const EVENTS_MIN: u64 = 50_000;
 
+/// Audits that a run must have made to count.
+const AUDITS_MIN: u64 = 20;
+
 /// How long the operations before one comparison may take, under emulation too.
 const LIMIT: Duration = Duration::from_secs(400);
 
@@ -32,7 +36,22 @@ pub(super) fn attached_before(place: &Place) -> Result<Outcome> {
     scratch.mount()?;
     monitor.wait_for("mounted")?;
     let workload = Workload::start(&scratch.mount_point, 1, Balances::Running)?;
-    watch(monitor, &mut scratch, workload)
+    watch(monitor, &mut scratch, workload)?;
+    Ok(Outcome::Passed)
+}
+
+/// Besides, every commit is audited.
+pub(super) fn audited(place: &Place) -> Result<Outcome> {
+    let mut scratch = Scratch::new(place, 3 << 30)?;
+    scratch.mkfs(&[])?;
+    let mut monitor = Monitor::start(place, scratch.device_name(), &["--audit"])?;
+    scratch.mount()?;
+    monitor.wait_for("mounted")?;
+    let workload = Workload::start(&scratch.mount_point, 3, Balances::Running)?;
+    let coverage = watch(monitor, &mut scratch, workload)?;
+    let audits = coverage["audits"].as_u64().context("no audits in the summary")?;
+    ensure!(audits >= AUDITS_MIN, "only {audits} audits");
+    Ok(Outcome::Passed)
 }
 
 /// The monitor comes in the middle of the work.
@@ -43,10 +62,12 @@ pub(super) fn attached_midway(place: &Place) -> Result<Outcome> {
     let mut workload = Workload::start(&scratch.mount_point, 2, Balances::Running)?;
     workload.work(OPERATIONS, LIMIT)?;
     let monitor = Monitor::start(place, scratch.device_name(), &[])?;
-    watch(monitor, &mut scratch, workload)
+    watch(monitor, &mut scratch, workload)?;
+    Ok(Outcome::Passed)
 }
 
-fn watch(mut monitor: Monitor, scratch: &mut Scratch, mut workload: Workload) -> Result<Outcome> {
+/// Returns the summary of the file system.
+fn watch(mut monitor: Monitor, scratch: &mut Scratch, mut workload: Workload) -> Result<Value> {
     let start = Instant::now();
     let seeded = monitor.wait_for("seeded")?;
     println!("seeded after {:.1} s: {seeded}", start.elapsed().as_secs_f64());
@@ -77,5 +98,5 @@ fn watch(mut monitor: Monitor, scratch: &mut Scratch, mut workload: Workload) ->
     println!("{coverage}");
     let seen = coverage["events_seen"].as_u64().context("no events_seen in the summary")?;
     ensure!(seen >= EVENTS_MIN, "only {seen} events: too few to show anything");
-    Ok(Outcome::Passed)
+    Ok(coverage)
 }

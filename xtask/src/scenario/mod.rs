@@ -15,6 +15,7 @@ mod field;
 mod hello;
 mod honest;
 mod journal;
+mod loss;
 mod monitor;
 mod oracle;
 mod planted;
@@ -37,7 +38,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 16] = [
+pub(crate) const SCENARIOS: [Scenario; 18] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -55,6 +56,18 @@ pub(crate) const SCENARIOS: [Scenario; 16] = [
         about: "the same, attached in the middle of the work",
         is_test: true,
         run: honest::attached_midway,
+    },
+    Scenario {
+        name: "audited",
+        about: "the same, with an audit of every commit",
+        is_test: true,
+        run: honest::audited,
+    },
+    Scenario {
+        name: "losing",
+        about: "events are lost again and again, and the ledger is exact after each time",
+        is_test: true,
+        run: loss::run,
     },
     Scenario {
         name: "plants",

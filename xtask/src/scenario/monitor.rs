@@ -20,6 +20,9 @@ use super::Place;
 /// How long the monitor may take for one step, under emulation too.
 const LIMIT: Duration = Duration::from_mins(2);
 
+/// Exit status bit: not everything was verified.
+pub(crate) const STATUS_COVERAGE_LOST: i32 = 4;
+
 /// Exit status bit: there were findings.
 pub(crate) const STATUS_FINDINGS: i32 = 2;
 
@@ -111,6 +114,11 @@ impl Monitor {
         of_type(&self.lines(), "finding")
     }
 
+    /// How many lines of a type it has said.
+    pub(crate) fn count(&self, kind: &str) -> usize {
+        of_type(&self.lines(), kind).len()
+    }
+
     /// Waits for the first line of a type.
     pub(crate) fn wait_for(&mut self, kind: &str) -> Result<Value> {
         self.wait_for_nth(kind, 1)
@@ -137,6 +145,13 @@ impl Monitor {
             }
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Stops it for a while, as a debugger or a starved machine does.
+    pub(crate) fn stand_still(&self, time: Duration) -> Result<()> {
+        signal(&self.child, Signal::STOP)?;
+        thread::sleep(time);
+        signal(&self.child, Signal::CONT)
     }
 
     /// Asks for the ledger, and waits for it.
