@@ -296,7 +296,7 @@ impl Pair {
                     refs: extent
                         .refs
                         .iter()
-                        .map(|(key, count)| (key, count.try_into().unwrap()))
+                        .map(|(key, count)| (key, count.try_into().unwrap_or(u32::MAX)))
                         .collect(),
                 });
             }

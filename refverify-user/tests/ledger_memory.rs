@@ -9,7 +9,7 @@ use refverify_user::{
     feed::{Change, Event},
     verify::{
         FindingKind,
-        ledger::{Ledger, Limits, PackedLedger},
+        ledger::{Ledger, Limits, PackedLedger, ShardedLedger},
     },
 };
 use workload::{Disk, Events, Mix, Places};
@@ -17,7 +17,10 @@ use workload::{Disk, Events, Mix, Places};
 const EXTENTS: usize = 300_000;
 
 fn seeded(mix: Mix, limits: Limits) -> PackedLedger {
-    let mut ledger = PackedLedger::new(limits);
+    seed(PackedLedger::new(limits), mix)
+}
+
+fn seed<L: Ledger>(mut ledger: L, mix: Mix) -> L {
     let mut disk = Disk::new(mix);
     let mut leaf = Vec::new();
     for _ in 0..EXTENTS / 150 {
@@ -42,6 +45,14 @@ fn an_extent_at_rest_takes_no_more_than_it_did() {
         assert!(each < bound, "{mix:?}: {each:.2} bytes for each extent, more than {bound}");
         assert!(each > bound * 0.85, "{mix:?}: {each:.2} bytes; the bound is {bound}, tighten it");
     }
+}
+
+#[test]
+fn shards_cost_hardly_more_than_one_ledger() {
+    let one = seeded(Mix::Single, Limits::default()).kept().total_bytes;
+    let four = seed(ShardedLedger::new(Limits::default(), 4), Mix::Single).kept().total_bytes;
+    // Each shard has a slab of pages and a part of the index that are not full.
+    assert!(four < one + one / 20 + 4 * (80 << 10), "{one} bytes in one, {four} in four shards");
 }
 
 struct Churn {

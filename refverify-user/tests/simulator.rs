@@ -170,7 +170,7 @@ fn a_mount_that_changes_and_goes_before_its_tree_is_read_is_a_gap() {
 
 #[test]
 fn a_memory_bound_that_is_reached_is_told_and_changes_no_verdict() {
-    let tight = Limits { memory_bytes: 1 << 30, history_bytes: 2 << 10, history_per_extent: 2 };
+    let tight = Limits { memory_bytes: 1 << 30, history_bytes: 256, history_per_extent: 2 };
     let none = Limits::new(1 << 10, 2);
     for (limits, over_ceiling) in [(tight, false), (none, true)] {
         for seed in 0..10 {

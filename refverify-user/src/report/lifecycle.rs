@@ -60,11 +60,11 @@ fn gave_up(what: GaveUp) -> String {
     match what {
         GaveUp::Histories { upto } => format!(
             "to stay within memory, actions of transactions up to {upto} are given up where \
-             they explain least; older ones will be as new ones come"
+             they explain least; more will be as new ones come"
         ),
         GaveUp::FreedExtents { upto } => format!(
             "to stay within memory, extents freed by transactions up to {upto} are no longer \
-             known to have been freed; older ones will not be as new ones come"
+             known to have been freed; more will be forgotten as new ones come"
         ),
         GaveUp::Everything { in_use_bytes } => format!(
             "the extents in use take {} MiB, more than memory is to be used: no history is kept, \

@@ -217,10 +217,10 @@ impl Ledger for PlainLedger {
             let actions = known.base.as_ref().map_or(0, |base| base.actions);
             known.base = Some(Extent::of_disk(disk, generation, actions));
         }
-        for (_, known) in self.extents.range_mut(range) {
+        for (_, known) in self.extents.range_mut(range.clone()) {
             known.replay();
         }
-        self.extents.retain(|_, known| !known.is_empty());
+        self.extents.extract_if(range, |_, known| known.is_empty()).for_each(drop);
     }
 
     fn remove(&mut self, range: Range<u64>, transid: u64) {
