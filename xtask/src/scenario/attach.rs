@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     build,
-    vm::{self, GUEST_NAME, Guest, Link},
+    vm::{self, GUEST_ALIAS, GUEST_NAME, Guest, Link},
 };
 use anyhow::{Context, Result, bail, ensure};
 
@@ -159,6 +159,40 @@ pub(super) fn cut_link(place: &Place) -> Result<Outcome> {
     ensure!(ended.status & 4 != 0, "a killed agent is not a clean end: {}", ended.status);
     ensure!(ended.stderr.contains("the connection ended"), "{}", ended.stderr);
     ensure!(of_type(&ended.lines, "finding").is_empty(), "{:?}", ended.lines);
+    gone_from(&guest)?;
+    Ok(Outcome::Passed)
+}
+
+/// Two guests that a file names. They are one, by two names: each has its own agent there and its
+/// own verifier here.
+pub(super) fn several(place: &Place) -> Result<Outcome> {
+    let Some(guest) = boot(place)? else { return Ok(skipped()) };
+    let (targets, recording) = (place.dir().join("targets"), place.dir().join("recording"));
+    fs::write(&targets, format!("{GUEST_NAME} {GUEST_ALIAS} {DISK} # both\n"))?;
+    let arguments = [
+        "attach",
+        "--ssh-config",
+        text(&guest.ssh_config)?,
+        "--record",
+        text(&recording)?,
+        "--targets",
+        text(&targets)?,
+    ];
+    let mut monitor = Monitor::start_with(place, &arguments)?;
+    monitor.wait_for_nth("seeded", 2)?;
+    guest.ask("clone-again")?;
+    monitor.wait_for_nth("finding", 2)?;
+    let ended = monitor.stop()?;
+    ensure!(ended.status == STATUS_FINDINGS, "the status is {}: {}", ended.status, ended.stderr);
+    for name in [GUEST_NAME, GUEST_ALIAS] {
+        for kind in ["start", "seeded", "finding", "summary"] {
+            let said = of_type(&ended.lines, kind);
+            let of_it = said.iter().filter(|line| line["vm"] == name).count();
+            ensure!(of_it == 1, "{name} has {of_it} lines of {kind}: {said:?}");
+        }
+        let own = recording.with_file_name(format!("recording.{name}"));
+        ensure!(own.is_file(), "no recording of {name}");
+    }
     gone_from(&guest)?;
     Ok(Outcome::Passed)
 }
