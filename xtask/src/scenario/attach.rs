@@ -15,7 +15,7 @@ use super::{
     journal::{self, Journal},
     monitor::{Monitor, STATUS_FINDINGS, of_type},
     oracle,
-    replay::{breaks_off, replays_to_the_same},
+    replay::{breaks_off, explain, replays_to_the_same},
 };
 use crate::{
     build,
@@ -82,6 +82,8 @@ pub(super) fn by_ssh(place: &Place) -> Result<Outcome> {
     has_flight_record(&flight_dir, &single)?;
     replays_to_the_same(place, &recording, &ended, &ledger)?;
     breaks_off(place, &recording, &ended)?;
+    let life = explain(place, &recording, clone.parse()?)?;
+    ensure!(life.contains("\nfinding: "), "nothing says what was wrong: {life}");
     Ok(Outcome::Passed)
 }
 
