@@ -8,10 +8,12 @@ mod replay;
 mod support;
 
 use refverify_user::{
-    btrfs::RefKey,
     btrfs::Action,
-    feed::{Change, ToVerifier},
-    verify::{AuditConfig, FindingKind, FsState, GaveUp, Notice, VerifierConfig, ledger::Limits},
+    btrfs::RefKey,
+    feed::{Change, Event, ToVerifier},
+    verify::{
+        AuditConfig, FindingKind, FsState, GaveUp, Notice, Share, VerifierConfig, ledger::Limits,
+    },
 };
 use support::world::World;
 
@@ -318,6 +320,47 @@ fn a_reference_that_never_reaches_the_disk_is_found_by_the_audit_of_its_commit()
         let found: Vec<_> = world.findings().into_iter().map(|it| (it.kind, it.bytenr())).collect();
         assert_eq!(found, [(FindingKind::DiskDiffers, bytenr)], "seed {seed}");
     }
+}
+
+#[test]
+fn an_agent_that_goes_before_it_tells_a_loss_leaves_no_false_finding() {
+    for seed in seeds() {
+        let mut world = watched_world(seed);
+        world.settle();
+        for _ in 0..30 {
+            world.change();
+        }
+        world.lose(20);
+        for _ in 0..30 {
+            world.change();
+        }
+        let summary = world.agent_goes();
+        assert!(!summary.has_findings(), "seed {seed}: {:?}", world.findings());
+    }
+}
+
+#[test]
+fn findings_without_end_and_without_a_drain_are_not_piled_up() {
+    let mut world = World::new(1);
+    world.limit(Share { memory_max_bytes: 1 << 30, waiting_max: 100 });
+    world.attach();
+    world.settle();
+    assert_eq!(world.ledger().0, FsState::Live);
+    let mut honest = std::iter::repeat_with(|| world.model.step(&mut world.rng)).flatten();
+    let event = honest.next().expect("the model goes on");
+    drop(honest);
+    // A group that begins and ends within an extent, again and again: that reads nothing anew.
+    let &within = world.model.extents.keys().next().expect("it has extents");
+    let change = Change::RemoveGroup { start: within + 1, len_bytes: 1 };
+    for _ in 0..200 {
+        world.tell(ToVerifier::Events(vec![Event { change, ..event.clone() }]));
+    }
+    let refused = world.notices.iter().find_map(|notice| match notice {
+        Notice::Refused { reason, .. } => Some(reason.clone()),
+        _ => None,
+    });
+    assert_eq!(refused.as_deref(), Some("102 findings that wait are more than its share"));
+    assert!(!world.finish().has_findings());
 }
 
 #[test]

@@ -25,8 +25,8 @@ use tokio::sync::mpsc;
 
 use super::{Fallible, output::Output, recorder, runtime, signals::Signals, verifier_config};
 
-/// What a file system of a guest may take: extents at some 12 bytes each, and events at some 200.
-const GUEST_SHARE: Share = Share { extents_max: 200_000_000, events_waiting_max: 2_000_000 };
+/// How much of a guest's file system may wait.
+const WAITING_MAX: usize = 100_000;
 
 /// Watches guests.
 pub(crate) fn attach(asked: &Attach) -> Fallible<u8> {
@@ -161,7 +161,10 @@ fn watch_guest(
             let watching = Watching {
                 name: guest.name.clone(),
                 verifier: Verifier::new(VerifierConfig {
-                    share: Some(GUEST_SHARE),
+                    share: Some(Share {
+                        memory_max_bytes: asked.memory.bytes,
+                        waiting_max: WAITING_MAX,
+                    }),
                     ..verifier_config(&asked.reports, asked.memory)
                 }),
                 reporter,

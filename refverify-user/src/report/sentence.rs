@@ -110,9 +110,10 @@ fn of_audit(
         let refs = counted(dump.total_refs, "reference");
         format!("{}, {} bytes, {refs}", kind_words(dump.kind), dump.len_bytes)
     };
-    let on_disk = on_disk.map_or_else(|| "has no such extent".to_owned(), |dump| {
-        format!("has it ({})", words(dump))
-    });
+    let on_disk = on_disk.map_or_else(
+        || "has no such extent".to_owned(),
+        |dump| format!("has it ({})", words(dump)),
+    );
     let expected = match expected.filter(|dump| dump.total_refs > 0) {
         Some(dump) => format!("lead to another state of it ({})", words(dump)),
         None => "lead to none".to_owned(),

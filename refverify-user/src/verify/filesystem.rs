@@ -19,7 +19,11 @@ use super::{
     spans::Spans,
 };
 use crate::{
-    btrfs::{DiskFinding, DiskFindingKind, format::Superblock, reader::{Known, KnownTree}},
+    btrfs::{
+        DiskFinding, DiskFindingKind,
+        format::Superblock,
+        reader::{Known, KnownTree},
+    },
     feed::{BlockAnswer, BlockRequest, Change, Event, FsSlot, Loss},
 };
 
@@ -107,6 +111,8 @@ struct Counts {
 const MOVE_ON_NS: u64 = 3_000_000_000;
 /// How often progress is told.
 const TELL_NS: u64 = 500_000_000;
+/// What a block met or a fault told takes, at most.
+const HELD_BYTES: usize = 128;
 /// Where the reading's number sits in a request's id.
 const READING_SHIFT: u32 = 40;
 
@@ -638,15 +644,27 @@ impl FileSystem {
 
     /// Refuses the file system where it would take more than its share.
     pub(crate) fn keep_within(&mut self, share: Share, fx: &mut Effects) {
-        let (extents, waiting) = (self.ledger.live(), self.cut.waiting());
-        let over = extents > share.extents_max || waiting > share.events_waiting_max;
-        if self.is_watching() && over {
+        let kept = self.ledger.kept();
+        // What explains findings is given up by itself.
+        let in_use_bytes = kept.total_bytes.saturating_sub(kept.history_bytes);
+        let held = self.known.len() + self.told_on_disk.len();
+        let held_bytes = in_use_bytes + (held * HELD_BYTES) as u64;
+        let ranges = self.cut.ranges();
+        if held_bytes > share.memory_max_bytes {
+            self.over_share(&format!("{held_bytes} bytes of what is known of extents"), fx);
+        } else if ranges > share.waiting_max {
+            self.over_share(&format!("{ranges} ranges that are to be read again"), fx);
+        }
+    }
+
+    /// Refuses it, and lets go what is held of it.
+    pub(crate) fn over_share(&mut self, what: &str, fx: &mut Effects) {
+        if self.is_watching() {
             self.ledger = self.new_ledger.begin();
             self.cut = Cut::new(0);
-            self.refuse(
-                format!("{extents} extents and {waiting} waiting events are more than its share"),
-                fx,
-            );
+            self.known = KnownTree::default();
+            self.told_on_disk.clear();
+            self.refuse(format!("{what} are more than its share"), fx);
         }
     }
 

@@ -181,7 +181,11 @@ impl Writer<'_> {
         Node { bytenr, generation, level }
     }
 
-    fn keep_or(&mut self, same: Option<Pointer>, write: impl FnOnce(&mut Self) -> Pointer) -> Pointer {
+    fn keep_or(
+        &mut self,
+        same: Option<Pointer>,
+        write: impl FnOnce(&mut Self) -> Pointer,
+    ) -> Pointer {
         match same {
             Some(pointer) => {
                 self.written.push(pointer.bytenr);

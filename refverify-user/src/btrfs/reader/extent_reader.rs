@@ -402,8 +402,8 @@ impl ExtentReader {
         else {
             return;
         };
-        let range = keys.start.objectid.max(self.complete_upto)
-            ..keys.end.objectid.min(self.range.end);
+        let range =
+            keys.start.objectid.max(self.complete_upto)..keys.end.objectid.min(self.range.end);
         // Told at an older generation, and it is only the gap behind it that is not.
         if range.is_empty() {
             return;

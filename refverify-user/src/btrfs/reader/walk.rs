@@ -25,7 +25,9 @@ enum State {
     Read(Leaf),
     Bad(Vec<BlockFault>),
     /// It need not be read: up to this key nothing has changed since an earlier reading.
-    Unchanged { end: Key },
+    Unchanged {
+        end: Key,
+    },
 }
 
 /// A walk over the part of a tree whose keys are in a range.
@@ -133,9 +135,8 @@ impl TreeWalk {
                     .skip_while(|child| child.end_key.is_some_and(|end| end <= range.start))
                     .take_while(|child| child.first_key < Some(range.end))
                     .collect();
-                let unchanged = known.map_or_else(Vec::new, |(known, generation)| {
-                    known.meet(&in_range, generation)
-                });
+                let unchanged = known
+                    .map_or_else(Vec::new, |(known, generation)| known.meet(&in_range, generation));
                 let unchanged = unchanged.into_iter().chain(iter::repeat(None));
                 self.frontier.extend(in_range.into_iter().zip(unchanged).map(
                     |(child, unchanged)| {
