@@ -8,11 +8,11 @@ mod replay;
 mod support;
 
 use refverify_user::{
-    btrfs::Action,
-    btrfs::RefKey,
+    btrfs::{Action, RefKey},
     feed::{Change, Event, ToVerifier},
     verify::{
-        AuditConfig, FindingKind, FsState, GaveUp, Notice, Share, VerifierConfig, ledger::Limits,
+        AuditConfig, Coverage, FindingKind, FsState, GaveUp, Notice, Share, VerifierConfig,
+        ledger::Limits,
     },
 };
 use support::world::World;
@@ -174,6 +174,7 @@ fn a_mount_that_changes_and_goes_before_its_tree_is_read_is_a_gap() {
 fn a_memory_bound_that_is_reached_is_told_and_changes_no_verdict() {
     let tight = Limits { memory_bytes: 1 << 30, history_bytes: 256, history_per_extent: 2 };
     let none = Limits::new(1 << 10, 2);
+    let mut seeds_that_gave_up = 0;
     for (limits, over_ceiling) in [(tight, false), (none, true)] {
         for seed in 0..10 {
             let config = VerifierConfig { limits, ..VerifierConfig::default() };
@@ -190,17 +191,19 @@ fn a_memory_bound_that_is_reached_is_told_and_changes_no_verdict() {
                 let gave_up = |notice: &&Notice| matches!(notice, Notice::GaveUp { what, .. } if wanted(what));
                 world.notices.iter().filter(gave_up).count()
             };
-            assert_eq!(told(|what| matches!(what, GaveUp::Histories { .. })), 1, "seed {seed}");
-            assert_eq!(told(|what| matches!(what, GaveUp::FreedExtents { .. })), 1, "seed {seed}");
+            let histories = told(|what| matches!(what, GaveUp::Histories { .. }));
+            let freed = told(|what| matches!(what, GaveUp::FreedExtents { .. }));
+            assert!(histories <= 1 && freed <= 1, "seed {seed}: told again and again");
+            let Coverage { histories_given_up, freed_given_up, .. } = &summary.coverage[0];
+            assert_eq!(histories_given_up.is_some(), histories == 1, "seed {seed}");
+            assert_eq!(freed_given_up.is_some(), freed == 1, "seed {seed}");
+            assert!(histories_given_up >= freed_given_up);
+            seeds_that_gave_up += freed;
             let everything = told(|what| matches!(what, GaveUp::Everything { .. }));
             assert_eq!(everything, usize::from(over_ceiling), "seed {seed}");
-            assert!(summary.coverage[0].histories_given_up >= summary.coverage[0].freed_given_up);
-            assert!(
-                summary.coverage[0].freed_given_up.is_some(),
-                "seed {seed}: not in the summary"
-            );
         }
     }
+    assert!(seeds_that_gave_up > 10, "only {seeds_that_gave_up} of 20 gave anything up");
 }
 
 #[test]

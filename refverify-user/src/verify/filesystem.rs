@@ -417,7 +417,6 @@ impl FileSystem {
         self.signalled = self.signalled.max(transid);
         self.newest_transid = self.newest_transid.max(transid);
         self.cut.settle(transid);
-        self.tell_given_up(fx);
         match &mut self.seeder {
             Some(seeder) => seeder.committed(),
             None => self.read_next_unread(fx),
@@ -454,6 +453,7 @@ impl FileSystem {
         }
         self.compare_with_disk(gate);
         self.fold();
+        self.tell_given_up(fx);
         self.audit_if_due(fx);
         if self.seeder.is_none() {
             self.read_next_unread(fx);
