@@ -254,7 +254,9 @@ impl FileSystem {
     /// Judges the events that are ready, all at once: the ledger is quicker so.
     pub(crate) fn judge_ready(&mut self, gate: &mut Gate) {
         let mut events = mem::take(&mut self.ready);
-        events.iter().for_each(|event| self.touched(event));
+        for event in &events {
+            self.touched(event);
+        }
         self.counts.applied += events.len() as u64;
         let judged = self.ledger.apply_all(&events);
         for (place, violation) in judged.wrong {

@@ -96,7 +96,9 @@ impl Living {
     pub(crate) fn with_leaves_that_go(seed: u64) -> Self {
         let mut living = Self::new(seed);
         living.may_empty = true;
-        (1..=LEAVES).for_each(|stride| living.put_extent(stride * STRIDE));
+        for stride in 1..=LEAVES {
+            living.put_extent(stride * STRIDE);
+        }
         living.commit_unchanged();
         living
     }
@@ -141,7 +143,9 @@ impl Living {
         if self.may_empty && self.random.below(3) == 0 {
             let stride = bytenr..bytenr + STRIDE;
             let all: Vec<u64> = self.extents.range(stride).map(|(&bytenr, _)| bytenr).collect();
-            all.into_iter().for_each(|bytenr| self.remove_extent(bytenr));
+            for bytenr in all {
+                self.remove_extent(bytenr);
+            }
         // Else places 0 and 1 are always in use, so that no leaf is ever empty.
         } else if place > 1 && self.random.below(2) == 0 {
             self.remove_extent(bytenr);

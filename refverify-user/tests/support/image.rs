@@ -103,8 +103,8 @@ impl Image {
         let mut writer = Writer { image: self, generation, written: Vec::new() };
         let extent_root = writer.extent_tree(extent_items(extents));
         let root_item = root_item(extent_root);
-        let root = writer.tree(1, vec![((2, 132, 0), root_item)]);
-        let chunk_root = writer.tree(3, vec![((256, 228, METADATA_START), chunk_item())]);
+        let root = writer.tree(1, &[((2, 132, 0), root_item)]);
+        let chunk_root = writer.tree(3, &[((256, 228, METADATA_START), chunk_item())]);
         let written = writer.written;
         self.pinned = std::mem::replace(&mut self.used, written);
         self.pinned.retain(|bytenr| !self.used.contains(bytenr));
@@ -139,8 +139,8 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// A tree that is a leaf.
-    fn tree(&mut self, owner: u64, items: Vec<Item>) -> Node {
-        let Pointer { bytenr, generation, .. } = self.leaf(owner, &items);
+    fn tree(&mut self, owner: u64, items: &[Item]) -> Node {
+        let Pointer { bytenr, generation, .. } = self.leaf(owner, items);
         Node { bytenr, generation, level: 0 }
     }
 

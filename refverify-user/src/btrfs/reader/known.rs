@@ -95,7 +95,9 @@ impl Known {
         generation: u64,
     ) -> Vec<Option<Range<Key>>> {
         let mut unchanged: Vec<_> = children.iter().map(|child| self.unchanged(child)).collect();
-        for run in unchanged.chunk_by_mut(are_neighbours) {
+        for run in
+            unchanged.chunk_by_mut(|left, right| are_neighbours(left.as_ref(), right.as_ref()))
+        {
             keep_whole_extents(run);
         }
         self.tree.replace(children, generation);
@@ -115,7 +117,7 @@ impl Known {
 }
 
 /// Whether one unchanged block ends where the next one begins.
-fn are_neighbours(left: &Option<Range<Key>>, right: &Option<Range<Key>>) -> bool {
+fn are_neighbours(left: Option<&Range<Key>>, right: Option<&Range<Key>>) -> bool {
     match (left, right) {
         (Some(left), Some(right)) => left.end == right.start,
         _ => false,
