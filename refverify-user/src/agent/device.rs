@@ -234,7 +234,7 @@ fn super_state(block: &[u8]) -> Option<SuperState> {
 }
 
 /// The block device that the user means: the path itself, or what is mounted there.
-fn block_device(given: &Path) -> Result<PathBuf, DeviceError> {
+pub(super) fn block_device(given: &Path) -> Result<PathBuf, DeviceError> {
     let failed = |source| DeviceError::Open { path: given.to_owned(), source };
     let kind = fs::metadata(given).map_err(failed)?.file_type();
     if kind.is_block_device() {
@@ -262,16 +262,16 @@ fn kernel_name(rdev: u64) -> io::Result<String> {
     Ok(name.ok_or(io::ErrorKind::InvalidData)?.to_owned())
 }
 
-fn open_direct(path: &Path) -> io::Result<File> {
+pub(super) fn open_direct(path: &Path) -> io::Result<File> {
     let flags = OFlags::DIRECT.bits().cast_signed();
     OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
-fn size_of(mut file: &File) -> io::Result<u64> {
+pub(super) fn size_of(mut file: &File) -> io::Result<u64> {
     file.seek(SeekFrom::End(0))
 }
 
-fn is_allowed(offset: u64, len_bytes: u32, size: u64) -> bool {
+pub(super) fn is_allowed(offset: u64, len_bytes: u32, size: u64) -> bool {
     let align = ALIGN as u64;
     let len = u64::from(len_bytes);
     let end = offset.checked_add(len);

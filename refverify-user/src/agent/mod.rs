@@ -12,6 +12,8 @@
 //! | `chunk_trees` | how a mounted file system is known where BTF does not help |
 //! | `mounts` | which of the watched file systems are mounted |
 //! | `device` | the devices, read with `O_DIRECT` |
+//! | `disks` | the devices of one file system, for reading it once |
+//! | `reads` | many reads at a time |
 //! | `symbols` | kernel addresses to names |
 //! | `pump` | the loop: drain, tell, answer |
 //! | `answers` | the thread that reads and names, so that the loop never waits |
@@ -41,6 +43,7 @@ mod btf_fixture;
 mod chunk_trees;
 mod decode;
 mod device;
+mod disks;
 mod layout;
 mod losses;
 mod mountinfo;
@@ -48,10 +51,12 @@ mod mounts;
 mod preflight;
 mod probes;
 mod pump;
+mod reads;
 mod symbols;
 
 pub use btf::BtfError;
 pub use device::DeviceError;
+pub use disks::{Disks, DisksError};
 pub use layout::LayoutError;
 pub use preflight::PreflightError;
 pub use probes::ProbeError;

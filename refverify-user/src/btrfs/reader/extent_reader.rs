@@ -146,6 +146,11 @@ impl ExtentReader {
         self.steps.pop_front()
     }
 
+    /// Whether nothing more will come until [`ExtentReader::restart`].
+    pub fn has_ended(&self) -> bool {
+        matches!(self.stage, Stage::Ended) && self.steps.is_empty()
+    }
+
     /// Asks for the superblock to be read again at the next border between leaves, and for
     /// reading to go on at its generation if that is newer.
     pub fn move_on(&mut self) {
