@@ -14,6 +14,7 @@ mod boot;
 mod build;
 mod command;
 mod demo;
+mod fuzz;
 mod guest;
 mod live;
 mod machine;
@@ -43,6 +44,8 @@ enum Verb {
     Vm(boot::Args),
     /// Measures, and prints a table
     Bench(bench::Args),
+    /// Gives the fuzz targets arbitrary bytes for a while
+    Fuzz(fuzz::Args),
     /// Runs one scenario on the live kernel, as root
     #[command(hide = true)]
     Live(live::Args),
@@ -68,6 +71,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Test(args) => test::run(&args),
         Verb::Vm(args) => boot::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Live(args) => live::run(&args),
     }
 }
