@@ -145,7 +145,9 @@ impl<W: Write> Check<'_, W> {
         match step {
             ReaderStep::Extent(extent) => {
                 self.checked.tally.add(&extent);
-                return self.dump.as_mut().map_or(Ok(()), |dump| dump.extent(&extent));
+                let dumped = self.dump.as_mut().map_or(Ok(()), |dump| dump.extent(&extent));
+                self.reader.reuse(extent);
+                return dumped;
             }
             ReaderStep::Finding(finding) => self.reporter.finding(self.generation, &finding),
             ReaderStep::Generation { generation, superblock, .. } => {

@@ -105,7 +105,8 @@ fn attach_says_what_it_would_run() {
 fn guests_are_read_from_a_file_that_has_comments() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("targets");
-    fs::write(&file, "vm1 /dev/vdb # the first\n\n# vm2 /dev/vdb\nvsock/2222\n  /dev/vdc\n").unwrap();
+    fs::write(&file, "vm1 /dev/vdb # the first\n\n# vm2 /dev/vdb\nvsock/2222\n  /dev/vdc\n")
+        .unwrap();
     let output = monitor(&["attach", "--dry-run", "--targets", file.to_str().unwrap()]);
     let plan = String::from_utf8(output.stdout).unwrap();
     assert!(plan.contains("ssh -T -- vm1 "), "{plan}");

@@ -24,12 +24,15 @@ enum Bench {
     Path,
     /// What watching costs a guest: from inside, and from outside
     Attach,
+    /// How fast an extent tree is read, beside btrfs-progs and what the device can do
+    Reader,
 }
 
 /// Runs the benchmark.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match args.bench {
         None | Some(Bench::Path) => scenario("bench-path"),
+        Some(Bench::Reader) => scenario("bench-reader"),
         Some(Bench::Attach) => {
             build::static_xtask()?;
             scenario("bench-attach")

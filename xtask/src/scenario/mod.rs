@@ -9,6 +9,7 @@ mod attach;
 mod attach_guest;
 mod bench_attach;
 mod bench_path;
+mod bench_reader;
 mod cannot_start;
 mod compare;
 mod demo;
@@ -49,7 +50,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 18] = [
+pub(crate) const SCENARIOS: [Scenario; 19] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -151,6 +152,12 @@ pub(crate) const SCENARIOS: [Scenario; 18] = [
         about: "what the whole path costs, from the probe to the verdict, as a table",
         tested: Tested::No,
         run: bench_path::run,
+    },
+    Scenario {
+        name: "bench-reader",
+        about: "how fast an extent tree is read, beside others, as a table",
+        tested: Tested::No,
+        run: bench_reader::run,
     },
     Scenario {
         name: "bench-attach",

@@ -11,6 +11,7 @@ use super::{
     walk::{Next, TreeWalk},
 };
 use crate::btrfs::{
+    DiskExtent,
     checks::CheckContext,
     format::{
         self, BlockFault, BlockPointer, ChunkMap, Key, Leaf, ReadFailure, Superblock,
@@ -133,6 +134,13 @@ impl ExtentReader {
     pub fn answer(&mut self, id: u64, data: Result<Bytes, ReadFailure>) {
         let answer = self.reads.answer(id, data);
         self.take_answer(answer);
+    }
+
+    /// Takes back an extent that was told and is of no more use: the next ones take its memory.
+    pub fn reuse(&mut self, extent: DiskExtent) {
+        if let Some(assembler) = &mut self.assembler {
+            assembler.reuse(extent);
+        }
     }
 
     /// What came of the answers so far; `None` until more of them come, and after the end.
