@@ -11,7 +11,10 @@
 //! | `losses` | what was lost, as the kernel side counts it |
 //! | `chunk_trees` | how a mounted file system is known where BTF does not help |
 //! | `mounts` | which of the watched file systems are mounted |
-//! | `device` | the devices, read with `O_DIRECT` |
+//! | `device` | the watched devices, found and checked |
+//! | `members`, `member` | all devices of a file system, found when they are asked for |
+//! | `direct` | reads with `O_DIRECT` |
+//! | `sysfs` | what sysfs tells of block devices and of mounted btrfs |
 //! | `symbols` | kernel addresses to names |
 //! | `pump` | the loop: drain, tell, answer |
 //! | `answers` | the thread that reads and names, so that the loop never waits |
@@ -41,18 +44,24 @@ mod btf_fixture;
 mod chunk_trees;
 mod decode;
 mod device;
+mod direct;
 mod layout;
 mod losses;
+mod member;
+mod members;
 mod mountinfo;
 mod mounts;
 mod preflight;
 mod probes;
 mod pump;
 mod symbols;
+mod sysfs;
 
 pub use btf::BtfError;
 pub use device::DeviceError;
 pub use layout::LayoutError;
+pub use member::Member;
+pub use members::Members;
 pub use preflight::PreflightError;
 pub use probes::ProbeError;
 
@@ -265,7 +274,7 @@ fn open_all(given: &[PathBuf]) -> Result<Arc<[Device]>, AgentError> {
     let mut devices = Vec::new();
     for path in given {
         let device = Device::open(path)?;
-        if !seen.insert(device.kernel_dev()) {
+        if !device.kernel_devs().into_iter().all(|dev| seen.insert(dev)) {
             return Err(DeviceError::Twice { path: path.clone() }.into());
         }
         devices.push(device);
