@@ -10,6 +10,7 @@ mod attach_guest;
 mod bench_path;
 mod cannot_start;
 mod compare;
+mod corpus;
 mod demo;
 mod field;
 mod hello;
@@ -37,7 +38,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 16] = [
+pub(crate) const SCENARIOS: [Scenario; 18] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -97,6 +98,18 @@ pub(crate) const SCENARIOS: [Scenario; 16] = [
         about: "bad input gets one sentence and status 1",
         is_test: true,
         run: cannot_start::run,
+    },
+    Scenario {
+        name: "corpus-quick",
+        about: "file systems of several kinds, some damaged, are read exactly",
+        is_test: true,
+        run: corpus::run_quick,
+    },
+    Scenario {
+        name: "corpus",
+        about: "the same with every kind that this kernel and mkfs.btrfs can make",
+        is_test: false,
+        run: corpus::run_all,
     },
     Scenario {
         name: "attach-ssh",

@@ -20,7 +20,7 @@ mod qemu;
 
 pub(crate) use agreement::Verdict;
 pub(crate) use guest::{Guest, NAME as GUEST_NAME, SCENARIO as GUEST_SCENARIO};
-pub(crate) use kernel::{LINES, find as find_line, obstacle};
+pub(crate) use kernel::{LINES, find as find_line, obstacle, unpacked_packages};
 pub(crate) use qemu::Echo;
 
 /// A kernel with an image to boot.
