@@ -27,8 +27,10 @@ const PROGRESS_PERIOD: Duration = Duration::from_millis(100);
 /// What to check, and how.
 #[derive(Clone, Debug)]
 pub struct CheckConfig {
-    /// Devices of one file system.
-    pub devices: Vec<PathBuf>,
+    /// A device of the file system.
+    pub device: PathBuf,
+    /// Others of the same one; block devices need not be named.
+    pub others: Vec<PathBuf>,
     /// Read no more than so many bytes a second.
     pub io_limit_bytes: Option<u64>,
     /// Where every extent is written to.
@@ -64,7 +66,7 @@ pub enum CheckError {
 ///
 /// It cannot be begun, or the dump cannot be written.
 pub fn check<W: Write>(config: &CheckConfig, reporter: CheckReporter<W>) -> Result<u8, CheckError> {
-    let disks = Disks::open(&config.devices)?;
+    let disks = Disks::open(&config.device, &config.others)?;
     let dump = match &config.dump {
         Some(path) => Some(CheckDump::create(path).map_err(|error| dump_error(config, error))?),
         None => None,
@@ -79,6 +81,7 @@ pub fn check<W: Write>(config: &CheckConfig, reporter: CheckReporter<W>) -> Resu
             .map_err(|error| CheckError::Thread(error.to_string()))?;
         let check = Check {
             config,
+            disks,
             reader: ExtentReader::new(0..u64::MAX, 0),
             reporter,
             dump,
@@ -100,6 +103,7 @@ fn dump_error(config: &CheckConfig, source: io::Error) -> CheckError {
 /// A check under way.
 struct Check<'a, W> {
     config: &'a CheckConfig,
+    disks: &'a Disks,
     reader: ExtentReader,
     reporter: CheckReporter<W>,
     dump: Option<CheckDump>,
@@ -121,6 +125,7 @@ impl<W: Write> Check<'_, W> {
             while let Some(step) = self.reader.next_step() {
                 self.take(step).map_err(|error| dump_error(self.config, error))?;
             }
+            self.disks.expect(self.reader.devices());
             let wanted: Vec<_> = self.reader.poll_requests().into_iter().map(request).collect();
             if !wanted.is_empty() && requests.send(wanted).is_err() {
                 break;
@@ -153,22 +158,19 @@ impl<W: Write> Check<'_, W> {
             ReaderStep::Generation { generation, superblock, .. } => {
                 self.generation = generation;
                 self.checked.superblock = Some(superblock);
-                let device = self.device();
+                let device = self.config.device.display().to_string();
                 let dump = self.dump.as_mut();
                 return dump.map_or(Ok(()), |dump| dump.generation(&device, generation));
             }
             ReaderStep::Complete { upto_bytenr, generation } => {
                 self.complete(upto_bytenr, generation);
             }
+            ReaderStep::MirrorFailed(fault) => self.reporter.mirror_failed(&fault),
             ReaderStep::Failed(error) => self.failed(&error),
             // Any generation will do.
             ReaderStep::TooOld { .. } | ReaderStep::Done { .. } => {}
         }
         Ok(())
-    }
-
-    fn device(&self) -> String {
-        self.config.devices.first().map_or_else(String::new, |path| path.display().to_string())
     }
 
     fn complete(&mut self, upto: u64, generation: u64) {

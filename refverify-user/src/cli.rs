@@ -152,10 +152,13 @@ pub struct Check {
     #[arg(long, value_name = "FILE")]
     pub dump: Option<PathBuf>,
 
-    /// A block device with a btrfs, the mount point of one, or an image file; and more devices
-    /// of the same file system.
-    #[arg(required = true, value_name = "DEVICE")]
-    pub devices: Vec<PathBuf>,
+    /// A block device with a btrfs, the mount point of one, or an image file.
+    #[arg(value_name = "DEVICE")]
+    pub device: PathBuf,
+
+    /// More images of the same file system; its block devices are found without being named.
+    #[arg(value_name = "OTHER")]
+    pub others: Vec<PathBuf>,
 }
 
 /// Which recording to verify.

@@ -10,9 +10,12 @@ use crate::{
     workspace,
 };
 
-/// The monitor as a static release binary: the same file runs here and in every VM.
+/// The monitor as a static release binary: the same file runs here and in every VM. Beside it, in
+/// `examples`, is the program that prints what the reader finds.
 pub(crate) fn monitor() -> Result<PathBuf> {
-    let args = ["build", "--quiet", "--release", "-p", "refverify-user", "--target", STATIC_TARGET];
+    let what = ["-p", "refverify-user", "--bins", "--example", "extents"];
+    let args = ["build", "--quiet", "--release", "--target", STATIC_TARGET];
+    let args = [&args[..], &what].concat();
     show_and_run(&mut cargo(&args))?;
     Ok(workspace::target().join(STATIC_TARGET).join("release/refverify-monitor"))
 }

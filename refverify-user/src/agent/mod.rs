@@ -11,16 +11,21 @@
 //! | `losses` | what was lost, as the kernel side counts it |
 //! | `chunk_trees` | how a mounted file system is known where BTF does not help |
 //! | `mounts` | which of the watched file systems are mounted |
-//! | `device` | the devices, read with `O_DIRECT` |
 //! | `disks` | the devices of one file system, for reading it once |
 //! | `reads` | many reads at a time |
+//! | `disks` | the devices of a file system that is only read |
+//! | `reads` | many reads at a time |
+//! | `device` | the watched devices, found and checked |
+//! | `members`, `member` | all devices of a file system, found when they are asked for |
+//! | `direct` | reads with `O_DIRECT` |
+//! | `sysfs` | what sysfs tells of block devices and of mounted btrfs |
 //! | `symbols` | kernel addresses to names |
 //! | `pump` | the loop: drain, tell, answer |
 //! | `answers` | the thread that reads and names, so that the loop never waits |
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fmt,
+    fmt, io,
     ops::Range,
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool, mpsc},
@@ -34,7 +39,7 @@ use aya::{
 use refverify_common::SLOTS_MAX;
 use tokio::sync::mpsc::{Receiver, Sender};
 
-use crate::feed::{Hello, HookMode, ToAgent, ToVerifier};
+use crate::feed::{BlockRequest, Hello, HookMode, ToAgent, ToVerifier};
 
 mod answers;
 mod btf;
@@ -43,9 +48,12 @@ mod btf_fixture;
 mod chunk_trees;
 mod decode;
 mod device;
+mod direct;
 mod disks;
 mod layout;
 mod losses;
+mod member;
+mod members;
 mod mountinfo;
 mod mounts;
 mod preflight;
@@ -53,11 +61,14 @@ mod probes;
 mod pump;
 mod reads;
 mod symbols;
+mod sysfs;
 
 pub use btf::BtfError;
 pub use device::DeviceError;
 pub use disks::{Disks, DisksError};
 pub use layout::LayoutError;
+pub use member::Member;
+pub use members::Members;
 pub use preflight::PreflightError;
 pub use probes::ProbeError;
 
@@ -70,6 +81,7 @@ use losses::LossCounters;
 use mounts::Mounts;
 use probes::Attached;
 use pump::Pump;
+use reads::Reads;
 use symbols::Symbols;
 
 /// What is watched, and how.
@@ -99,6 +111,9 @@ pub enum AgentError {
     /// The kernel's types are not known.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// Nothing can be read.
+    #[error("cannot start to read devices: {0}")]
+    Reads(io::Error),
     /// The eBPF programs cannot be put in force.
     #[error(transparent)]
     Probes(#[from] ProbeError),
@@ -134,6 +149,7 @@ pub struct Agent {
     tracing: Vec<Range<u64>>,
     devices: Arc<[Device]>,
     mounts: Mounts,
+    reads: Reads<BlockRequest>,
     hello: Hello,
 }
 
@@ -155,6 +171,7 @@ impl Agent {
         check_ring(ring_bytes)?;
         preflight::check()?;
         let devices = open_all(&devices)?;
+        let reads = Reads::new(None).map_err(AgentError::Reads)?;
         let types = KernelTypes::of_running_kernel()?;
         let kernel_release = rustix::system::uname().release().to_string_lossy().into_owned();
         let mut symbols = Symbols::default();
@@ -198,6 +215,7 @@ impl Agent {
             tracing,
             devices,
             mounts,
+            reads,
             hello,
         })
     }
@@ -244,8 +262,9 @@ impl Agent {
             strays: BTreeMap::new(),
         };
         let answers_to = to_verifier;
+        let (devices, reads) = (&self.devices, self.reads);
         thread::scope(|scope| {
-            scope.spawn(|| answers::serve(requests, &self.devices, &answers_to, &pending));
+            scope.spawn(move || answers::serve(&requests, devices, reads, &answers_to, &pending));
             let attached = self.attached;
             // Whether the verifier is gone or not, there is nothing left to do.
             let _ = pump.run(from_verifier, || drop(attached));
@@ -270,7 +289,7 @@ fn open_all(given: &[PathBuf]) -> Result<Arc<[Device]>, AgentError> {
     let mut devices = Vec::new();
     for path in given {
         let device = Device::open(path)?;
-        if !seen.insert(device.kernel_dev()) {
+        if !device.kernel_devs().into_iter().all(|dev| seen.insert(dev)) {
             return Err(DeviceError::Twice { path: path.clone() }.into());
         }
         devices.push(device);

@@ -12,11 +12,13 @@ use std::{
     sync::Arc,
 };
 
-use super::{chunk_trees::ChunkTrees, decode::Signal, device::Device};
+use super::{
+    chunk_trees::ChunkTrees,
+    decode::Signal,
+    device::Device,
+    sysfs::{self, mounted_dir},
+};
 use crate::feed::{FsSlot, HookMode, Loss, LossSource, Mount, ToVerifier};
-
-/// Where btrfs shows its mounted file systems.
-const SYSFS: &str = "/sys/fs/btrfs";
 
 /// In how many looks at sysfs in a row a file system must be missing to be unmounted: one
 /// alone may fall into the middle of a rename.
@@ -68,7 +70,7 @@ impl Mounts {
         chunk_trees: Option<ChunkTrees>,
     ) -> Self {
         let states = vec![State::Unmounted; devices.len()];
-        Self { devices, mode, states, sysfs: PathBuf::from(SYSFS), chunk_trees }
+        Self { devices, mode, states, sysfs: PathBuf::from(sysfs::BTRFS), chunk_trees }
     }
 
     /// Whether events of a slot belong to a mount that the verifier knows of.
@@ -264,14 +266,6 @@ impl Mounts {
             *slot = state;
         }
     }
-}
-
-/// The directory of the mounted file system that has the device.
-fn mounted_dir(sysfs: &Path, kname: &str) -> Option<PathBuf> {
-    let entries = fs::read_dir(sysfs).ok()?.flatten();
-    // A device link dangles for a moment at mount; its presence is what counts.
-    let has_device = |dir: &PathBuf| dir.join("devices").join(kname).symlink_metadata().is_ok();
-    entries.map(|entry| entry.path()).find(has_device)
 }
 
 fn generation_in(dir: &Path) -> Option<u64> {

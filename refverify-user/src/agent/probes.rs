@@ -277,22 +277,23 @@ pub(super) fn chunk_trees(ebpf: &mut Ebpf, slots: usize) -> Result<ChunkTrees, P
 }
 
 fn watch(ebpf: &mut Ebpf, devices: &[Device]) -> Result<(), ProbeError> {
-    fill(ebpf, "WATCHED", devices, |device| Some(device.kernel_dev()))?;
-    fill::<DeviceName>(ebpf, "WATCHED_NAMES", devices, Device::kernel_name)
+    fill(ebpf, "WATCHED", devices, Device::kernel_devs)?;
+    fill::<DeviceName>(ebpf, "WATCHED_NAMES", devices, Device::kernel_names)
 }
 
-/// Fills a map with the slot of each device that has a key.
+/// Fills a map with the slot of each device of the watched file systems: a file system of several
+/// devices is mounted from any one of them.
 fn fill<K: Pod>(
     ebpf: &mut Ebpf,
     name: &'static str,
     devices: &[Device],
-    key_of: impl Fn(&Device) -> Option<K>,
+    keys_of: impl Fn(&Device) -> Vec<K>,
 ) -> Result<(), ProbeError> {
     let failed = |source| ProbeError::Map { name, source };
     let map = ebpf.map_mut(name).ok_or(ProbeError::Missing { name })?;
     let mut watched = HashMap::<_, K, u32>::try_from(map).map_err(failed)?;
     for (slot, device) in (0..).zip(devices) {
-        if let Some(key) = key_of(device) {
+        for key in keys_of(device) {
             watched.insert(key, slot, 0).map_err(failed)?;
         }
     }

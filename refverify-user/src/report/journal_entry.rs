@@ -91,6 +91,7 @@ fn slot(notice: &Notice) -> Option<FsSlot> {
         | Notice::Seeded { fs, .. }
         | Notice::Blind { fs, .. }
         | Notice::Aborted { fs, .. }
+        | Notice::MirrorFailed { fs, .. }
         | Notice::Refused { fs, .. }
         | Notice::Unmounted { fs } => Some(*fs),
         Notice::Finding(finding) => Some(finding.fs),

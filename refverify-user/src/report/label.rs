@@ -74,6 +74,11 @@ impl Label {
             Notice::Aborted { .. } => {
                 Self::new("aborted", uuid!("ec3925d824ec4ec4aa711952268c1b5e"), Priority::Warning)
             }
+            Notice::MirrorFailed { .. } => Self::new(
+                "mirror_failed",
+                uuid!("582666ab0716407bade004fde33d190e"),
+                Priority::Warning,
+            ),
             Notice::Refused { .. } => {
                 Self::new("refused", uuid!("17a7c0bd35d64de4a9d0702aade9fab9"), Priority::Warning)
             }

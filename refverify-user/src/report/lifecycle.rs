@@ -46,6 +46,9 @@ pub(super) fn line(notice: &Notice, watched: &Watched) -> Option<String> {
             device(fs),
             errno_words(*errno)
         ),
+        Notice::MirrorFailed { fs, reason, .. } => {
+            format!("{}: warning: {}", device(fs), Printable(reason))
+        }
         Notice::Refused { fs, reason } => {
             format!("{}: cannot be verified: {}", device(fs), Printable(reason))
         }

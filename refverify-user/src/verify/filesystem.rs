@@ -385,6 +385,11 @@ impl FileSystem {
             Progress::Wrong { generation, finding } => {
                 self.wrong_on_disk(generation, finding, gate);
             }
+            Progress::MirrorFailed(fault) => fx.notices.push(Notice::MirrorFailed {
+                fs: self.slot,
+                devid: fault.devid,
+                reason: fault.to_string(),
+            }),
             Progress::Waits { durable } => self.waits(durable, fx),
             Progress::Failed(reason) => self.refuse(reason, fx),
             Progress::Done { generation } => self.range_read(generation, fx),

@@ -8,7 +8,7 @@ use crate::{
     btrfs::{
         DiskExtent, DiskFinding,
         format::{ReadFailure, Superblock},
-        reader::{BlockRead, ExtentReader, ReaderStep},
+        reader::{BlockRead, ExtentReader, MirrorFault, ReaderStep},
     },
     feed::{BlockError, BlockRequest, FsSlot},
 };
@@ -34,6 +34,8 @@ pub(crate) enum Progress {
     Read { range: Range<u64>, generation: u64, extents: Vec<DiskExtent> },
     /// Something in the tree is wrong.
     Wrong { generation: u64, finding: DiskFinding },
+    /// A device failed to give what could be had elsewhere.
+    MirrorFailed(MirrorFault),
     /// The disk is at `durable`, which is too old: the next commit is waited for.
     Waits { durable: u64 },
     /// It cannot be read; the sentence says why.
@@ -124,6 +126,7 @@ impl Seeder {
             ReaderStep::Finding(finding) => {
                 Some(Progress::Wrong { generation: self.generation, finding })
             }
+            ReaderStep::MirrorFailed(fault) => Some(Progress::MirrorFailed(fault)),
             ReaderStep::TooOld { generation } => {
                 self.waits_for_commit = true;
                 Some(Progress::Waits { durable: generation })

@@ -265,6 +265,14 @@ pub(crate) fn life_cycle() -> Vec<Notice> {
         Notice::Seeded { fs, first_generation: 40, generation: 46, extents: 1 },
         Notice::Blind { fs, loss, verified_upto: 97 },
         Notice::Aborted { fs, transid: 99, errno: -5 },
+        Notice::MirrorFailed {
+            fs: FsSlot(0),
+            devid: 2,
+            reason:
+                "device 2 has no good copy of block 30408704 of tree 2, level 0, generation 9: \
+                     its checksum does not match; another one was used"
+                    .to_owned(),
+        },
         Notice::Refused { fs: FsSlot(1), reason: "incompat feature REMAP_TREE\nset".to_owned() },
         Notice::Unmounted { fs },
         Notice::Dump("end\n".to_owned()),

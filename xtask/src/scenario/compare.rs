@@ -68,12 +68,24 @@ pub(crate) fn read_raw(device: &Path) -> Result<Raw> {
     let name = device.to_str().context("a device's name is not UTF-8")?;
     // The kernel wrote past the page cache of the device that all readers here go through.
     run("blockdev", &["--flushbufs", name])?;
+    let Superblock { generation, node_len_bytes } = superblock(device)?;
+    let dump = run("btrfs", &["inspect-internal", "dump-tree", "-t", "extent", name])?;
+    Ok(Raw { generation, node_len_bytes, dump })
+}
+
+/// What a superblock says, as far as it is needed to read a dump.
+pub(crate) struct Superblock {
+    pub(crate) generation: u64,
+    pub(crate) node_len_bytes: u64,
+}
+
+/// Reads the primary superblock.
+pub(crate) fn superblock(device: &Path) -> Result<Superblock> {
     let mut superblock = [0; 4096];
     File::open(device)?.read_exact_at(&mut superblock, 64 << 10)?;
     let generation = u64::from_le_bytes(superblock[72..80].try_into()?);
     let node_len_bytes = u32::from_le_bytes(superblock[148..152].try_into()?);
-    let dump = run("btrfs", &["inspect-internal", "dump-tree", "-t", "extent", name])?;
-    Ok(Raw { generation, node_len_bytes: node_len_bytes.into(), dump })
+    Ok(Superblock { generation, node_len_bytes: node_len_bytes.into() })
 }
 
 /// Compares while the caller keeps the file system frozen. Gives the number of extents.

@@ -12,6 +12,7 @@ mod bench_path;
 mod bench_reader;
 mod cannot_start;
 mod compare;
+mod corpus;
 mod demo;
 mod field;
 mod hello;
@@ -50,7 +51,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 19] = [
+pub(crate) const SCENARIOS: [Scenario; 21] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -116,6 +117,18 @@ pub(crate) const SCENARIOS: [Scenario; 19] = [
         about: "a recording replays to what the run said; half of it to the half",
         tested: Tested::HereOnly,
         run: replay::local,
+    },
+    Scenario {
+        name: "corpus-quick",
+        about: "file systems of several kinds, some damaged, are read exactly",
+        tested: Tested::Everywhere,
+        run: corpus::run_quick,
+    },
+    Scenario {
+        name: "corpus",
+        about: "the same with every kind that this kernel and mkfs.btrfs can make",
+        tested: Tested::No,
+        run: corpus::run_all,
     },
     Scenario {
         name: "attach-ssh",

@@ -9,9 +9,7 @@ use std::{
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// What offsets, lengths and memory of a direct read are aligned to: enough for all block
-/// sizes that btrfs runs on.
-const ALIGN: usize = 4096;
+use crate::agent::direct::ALIGN;
 
 /// A pool keeps no more than this for later.
 const KEPT_MAX_BYTES: usize = 16 << 20;

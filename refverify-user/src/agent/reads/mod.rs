@@ -2,11 +2,12 @@
 //!
 //! By `io_uring`; where that is forbidden, by threads.
 
-use std::{fs::File, io, sync::Arc, time::Instant};
+use std::{io, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
-use crate::feed::BlockRequest;
+use super::member::Member;
+use crate::feed::{BlockError, BlockRequest};
 
 mod buffer;
 mod ring;
@@ -23,7 +24,7 @@ const UNDER_WAY_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Wanted<T> {
     /// The device.
-    pub(super) file: Arc<File>,
+    pub(super) member: Arc<Member>,
     /// Where: a multiple of 4096.
     pub(super) offset: u64,
     /// How much: a multiple of 4096, at most [`BlockRequest::LEN_MAX_BYTES`].
@@ -33,12 +34,12 @@ pub(super) struct Wanted<T> {
 }
 
 /// What was read for a tag.
-pub(super) type Answer<T> = (T, io::Result<Bytes>);
+pub(super) type Answer<T> = (T, Result<Bytes, BlockError>);
 
 /// One read of a device: what is wanted of it without a gap.
 #[derive(Debug)]
 struct Read<T> {
-    file: Arc<File>,
+    member: Arc<Member>,
     offset: u64,
     buffer: Buffer,
     parts: Vec<(u32, T)>,
@@ -122,14 +123,14 @@ impl<T: Send + 'static> Reads<T> {
         if self.waiting.is_empty() || self.under_way == UNDER_WAY_MAX {
             return;
         }
-        self.waiting.sort_by_key(|wanted| (Arc::as_ptr(&wanted.file), wanted.offset));
+        self.waiting.sort_by_key(|wanted| (Arc::as_ptr(&wanted.member), wanted.offset));
         let mut waiting = std::mem::take(&mut self.waiting).into_iter().peekable();
         while self.under_way < UNDER_WAY_MAX {
             let Some(first) = waiting.next() else { break };
-            let (file, offset, mut len) = (first.file, first.offset, first.len_bytes);
+            let (member, offset, mut len) = (first.member, first.offset, first.len_bytes);
             let mut parts = vec![(first.len_bytes, first.tag)];
             while let Some(next) = waiting.next_if(|next| {
-                Arc::ptr_eq(&file, &next.file)
+                Arc::ptr_eq(&member, &next.member)
                     && Some(next.offset) == offset.checked_add(len.into())
                     && len.saturating_add(next.len_bytes) <= BlockRequest::LEN_MAX_BYTES
             }) {
@@ -139,7 +140,7 @@ impl<T: Send + 'static> Reads<T> {
             if let Some(limit) = &mut self.limit {
                 limit.spend(len);
             }
-            self.begin(Read { file, offset, buffer: self.pool.take(len), parts });
+            self.begin(Read { member, offset, buffer: self.pool.take(len), parts });
         }
         self.waiting = waiting.collect();
     }
@@ -155,7 +156,7 @@ impl<T: Send + 'static> Reads<T> {
 
 /// Gives each tag its part.
 fn answer<T>(done: Done<T>, answers: &mut Vec<Answer<T>>) {
-    let Done { read: Read { file, offset, buffer, mut parts }, result } = done;
+    let Done { read: Read { member, offset, buffer, mut parts }, result } = done;
     match result {
         Ok(()) => {
             let mut rest = Bytes::from_owner(buffer);
@@ -163,24 +164,18 @@ fn answer<T>(done: Done<T>, answers: &mut Vec<Answer<T>>) {
             answers.extend(parts.into_iter().map(part));
         }
         Err(error) if parts.len() == 1 => {
-            answers.extend(parts.pop().map(|(_, tag)| (tag, Err(error))));
+            let failed = |len| Err(member.failed(offset, len, error.to_string()));
+            answers.extend(parts.pop().map(|(len, tag)| (tag, failed(len))));
         }
         // One bad sector is no reason to give up its neighbours.
         Err(_) => {
             let mut at = offset;
             for (len, tag) in parts {
-                answers.push((tag, read_now(&file, at, len)));
+                answers.push((tag, member.read(at, len)));
                 at += u64::from(len);
             }
         }
     }
-}
-
-/// Reads one part at once.
-pub(super) fn read_now(file: &File, offset: u64, len_bytes: u32) -> io::Result<Bytes> {
-    let mut buffer = Buffer::new(len_bytes);
-    buffer.fill_from(0, file, offset)?;
-    Ok(Bytes::from_owner(buffer))
 }
 
 /// Spreads reads over time.

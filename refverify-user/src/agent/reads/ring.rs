@@ -54,7 +54,7 @@ impl<T> Ring<T> {
     /// [`UNDER_WAY_MAX`].
     pub(super) fn begin(&mut self, mut read: Read<T>) {
         let slot = self.free.pop().expect("there are never more reads than slots");
-        let fd = types::Fd(read.file.as_raw_fd());
+        let fd = types::Fd(read.member.file().as_raw_fd());
         let bytes = read.buffer.bytes_mut();
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let entry = opcode::Read::new(fd, bytes.as_mut_ptr(), len)
@@ -105,7 +105,7 @@ impl<T> Ring<T> {
 fn finish<T>(read: &mut Read<T>, told: i32) -> io::Result<()> {
     match usize::try_from(told) {
         // More than was asked for is impossible; less is rare, and an end of the device.
-        Ok(len) => read.buffer.fill_from(len, &read.file, read.offset),
+        Ok(len) => read.buffer.fill_from(len, read.member.file(), read.offset),
         Err(_) => Err(io::Error::from_raw_os_error(told.saturating_neg())),
     }
 }

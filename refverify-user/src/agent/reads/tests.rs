@@ -1,18 +1,18 @@
-use std::{fs::File, io::Write as _, sync::Arc};
+use std::{io::Write as _, sync::Arc};
 
-use super::{Queue, Reads, Ring, Threads, Wanted};
+use super::{Member, Queue, Reads, Ring, Threads, Wanted};
 
 const PAGE: usize = 4096;
 
 /// A file of pages, each of which begins with its number, and then the file's end.
-fn numbered(pages: u64) -> Arc<File> {
-    let mut file = tempfile::tempfile().expect("a temporary file");
+fn numbered(pages: u64) -> Arc<Member> {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     for page in 0..pages {
         let mut bytes = [0; PAGE];
         bytes[..8].copy_from_slice(&page.to_le_bytes());
         file.write_all(&bytes).expect("written");
     }
-    Arc::new(file)
+    Arc::new(Member::open(file.path()).expect("an image"))
 }
 
 /// Both ways to read; only one where `io_uring` is forbidden.
@@ -38,9 +38,9 @@ fn read_all(queue: Queue<u64>, wanted: Vec<Wanted<u64>>) -> Vec<(u64, Option<Vec
     answers
 }
 
-fn wanted(file: &Arc<File>, page: u64, pages: u32) -> Wanted<u64> {
+fn wanted(file: &Arc<Member>, page: u64, pages: u32) -> Wanted<u64> {
     let len_bytes = pages * 4096;
-    Wanted { file: Arc::clone(file), offset: page * 4096, len_bytes, tag: page }
+    Wanted { member: Arc::clone(file), offset: page * 4096, len_bytes, tag: page }
 }
 
 fn first_number(bytes: &[u8]) -> u64 {

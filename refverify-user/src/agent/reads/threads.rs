@@ -48,7 +48,7 @@ fn serve<T>(reads: &Mutex<Receiver<Read<T>>>, done: &Sender<Done<T>>) {
     loop {
         let next = reads.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(mut read) = next else { return };
-        let result = read.buffer.fill_from(0, &read.file, read.offset);
+        let result = read.buffer.fill_from(0, read.member.file(), read.offset);
         if done.send(Done { read, result }).is_err() {
             return;
         }

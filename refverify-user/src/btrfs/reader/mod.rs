@@ -13,9 +13,11 @@
 
 mod assemble;
 mod extent_reader;
+mod found;
+mod mirrors;
 mod reads;
 mod step;
 mod walk;
 
 pub use extent_reader::ExtentReader;
-pub use step::{BlockRead, ReaderError, ReaderStep};
+pub use step::{BlockRead, MirrorFault, ReaderError, ReaderStep};

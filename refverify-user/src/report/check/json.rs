@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{BAD_TREE_BLOCK, BadBlock, Checked};
 use crate::{
-    btrfs::{DiskFinding, Refs},
+    btrfs::{DiskFinding, Refs, reader::MirrorFault},
     report::sentence::of_disk,
 };
 
@@ -16,6 +16,7 @@ enum Line<'a> {
     Finding(Box<Finding>),
     Note(Box<Finding>),
     BadTreeBlock(Bad),
+    MirrorFailed(Mirror),
     Check(Box<End<'a>>),
 }
 
@@ -40,6 +41,14 @@ struct Bad {
     level: u8,
     block_generation: u64,
     faults: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Mirror {
+    devid: u64,
+    tree: u64,
+    bytenr: u64,
+    fault: String,
 }
 
 #[derive(Serialize)]
@@ -150,6 +159,17 @@ pub(super) fn bad_block(bad: &BadBlock) -> String {
         level: pointer.level,
         block_generation: pointer.generation,
         faults: faults(bad),
+    }))
+}
+
+/// The line, with its break.
+pub(super) fn mirror_failed(failed: &MirrorFault) -> String {
+    let MirrorFault { devid, pointer, fault } = failed;
+    line(&Line::MirrorFailed(Mirror {
+        devid: *devid,
+        tree: pointer.tree,
+        bytenr: pointer.bytenr,
+        fault: fault.to_string(),
     }))
 }
 

@@ -7,11 +7,15 @@ use std::{
     sync::Arc,
 };
 
-use super::progress::{Progress, Reached};
+use super::{
+    printable::Printable,
+    progress::{Progress, Reached},
+};
 use crate::{
     btrfs::{
         DiskFinding, Tally,
         format::{BlockFault, BlockPointer, Superblock},
+        reader::MirrorFault,
     },
     feed::FsSlot,
 };
@@ -62,7 +66,10 @@ pub struct BadBlock<'a> {
 impl BadBlock<'_> {
     /// A device that gives no bytes says nothing about the file system.
     fn is_violation(&self) -> bool {
-        self.faults.iter().any(|fault| !matches!(fault, BlockFault::Unreadable(_)))
+        let unread = |fault: &BlockFault| {
+            matches!(fault, BlockFault::Unreadable(_) | BlockFault::NotRebuilt { .. })
+        };
+        !self.faults.iter().all(unread)
     }
 }
 
@@ -109,6 +116,15 @@ impl<W: Write> CheckReporter<W> {
             *self.findings.entry(BAD_TREE_BLOCK).or_default() += 1;
         }
         self.write(&if self.json { json::bad_block(bad) } else { text::bad_block(bad) });
+    }
+
+    /// A device failed to give what another one had.
+    pub fn mirror_failed(&mut self, fault: &MirrorFault) {
+        self.write(&if self.json {
+            json::mirror_failed(fault)
+        } else {
+            format!("warning: {}\n", Printable(&fault.to_string()))
+        });
     }
 
     /// All that can be read has been read. Returns the exit status: a mask of 1 (the output

@@ -57,6 +57,7 @@ enum Body {
     Finding(Box<FindingBody>),
     Blind(BlindBody),
     Aborted(AbortedBody),
+    MirrorFailed(MirrorFailedBody),
     Refused(RefusedBody),
     Summary(SummaryBody),
 }
@@ -127,6 +128,14 @@ struct AbortedBody {
 }
 
 #[derive(Serialize)]
+struct MirrorFailedBody {
+    #[serde(flatten)]
+    fs: FileSystemBody,
+    devid: u64,
+    reason: String,
+}
+
+#[derive(Serialize)]
 struct RefusedBody {
     #[serde(flatten)]
     fs: FileSystemBody,
@@ -176,6 +185,11 @@ fn body(notice: &Notice, watched: &Watched, delivery: Option<Delivery>) -> Optio
         Notice::Aborted { fs: slot, transid, errno } => {
             Body::Aborted(AbortedBody { fs: fs(slot), transid: *transid, errno: *errno })
         }
+        Notice::MirrorFailed { fs: slot, devid, reason } => Body::MirrorFailed(MirrorFailedBody {
+            fs: fs(slot),
+            devid: *devid,
+            reason: reason.clone(),
+        }),
         Notice::Refused { fs: slot, reason } => {
             Body::Refused(RefusedBody { fs: fs(slot), reason: reason.clone() })
         }
