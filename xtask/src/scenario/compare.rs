@@ -66,11 +66,17 @@ pub(crate) fn parse_raw(text: &str) -> Result<OnDisk> {
 /// The same, not taken apart.
 pub(crate) fn read_raw(device: &Path) -> Result<Raw> {
     let name = device.to_str().context("a device's name is not UTF-8")?;
-    // The kernel wrote past the page cache of the device that all readers here go through.
-    run("blockdev", &["--flushbufs", name])?;
+    flush(device)?;
     let Superblock { generation, node_len_bytes } = superblock(device)?;
     let dump = run("btrfs", &["inspect-internal", "dump-tree", "-t", "extent", name])?;
     Ok(Raw { generation, node_len_bytes, dump })
+}
+
+/// Empties the page cache of a device, past which the kernel writes, and through which all readers
+/// here go.
+fn flush(device: &Path) -> Result<()> {
+    let name = device.to_str().context("a device's name is not UTF-8")?;
+    run("blockdev", &["--flushbufs", name]).map(drop)
 }
 
 /// What a superblock says, as far as it is needed to read a dump.
@@ -91,6 +97,9 @@ pub(crate) fn superblock(device: &Path) -> Result<Superblock> {
 /// Compares while the caller keeps the file system frozen. Gives the number of extents.
 pub(crate) fn compare(scratch: &Scratch, monitor: &mut Monitor) -> Result<usize> {
     let ledger = oracle::parse_ledger(&monitor.dump_ledger()?)?;
+    for device in scratch.devices() {
+        flush(device)?;
+    }
     let disk = read_disk(&scratch.device)?;
     ensure!(
         ledger.state == "live",

@@ -1,6 +1,9 @@
 //! Honest file systems: nothing is found, nothing lost, and the ledger equals the disk.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -43,6 +46,21 @@ pub(super) fn attached_midway(place: &Place) -> Result<Outcome> {
     let mut workload = Workload::start(&scratch.mount_point, 2, Balances::Running)?;
     workload.work(OPERATIONS, LIMIT)?;
     let monitor = Monitor::start(place, scratch.device_name(), &[])?;
+    watch(monitor, &mut scratch, workload)
+}
+
+/// The same on two devices, of which the second is named; the kernel knows the file system by the
+/// first.
+pub(super) fn on_two_devices(place: &Place) -> Result<Outcome> {
+    let Some(mut scratch) = Scratch::pair(place, 3 << 30)? else {
+        return Ok(Outcome::Skipped("there is one disk only".to_owned()));
+    };
+    scratch.mkfs(&[])?;
+    scratch.mount()?;
+    let mut workload = Workload::start(&scratch.mount_point, 3, Balances::Running)?;
+    workload.work(OPERATIONS, LIMIT)?;
+    let named = scratch.devices().last().and_then(Path::to_str).context("no second device")?;
+    let monitor = Monitor::start(place, named, &[])?;
     watch(monitor, &mut scratch, workload)
 }
 

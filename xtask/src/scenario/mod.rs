@@ -38,7 +38,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 18] = [
+pub(crate) const SCENARIOS: [Scenario; 19] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -56,6 +56,12 @@ pub(crate) const SCENARIOS: [Scenario; 18] = [
         about: "the same, attached in the middle of the work",
         is_test: true,
         run: honest::attached_midway,
+    },
+    Scenario {
+        name: "two-devices",
+        about: "the same on RAID1, by the device that the kernel does not name",
+        is_test: true,
+        run: honest::on_two_devices,
     },
     Scenario {
         name: "plants",

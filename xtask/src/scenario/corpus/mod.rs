@@ -30,8 +30,8 @@ use damage::Damage;
 use file_system::{FileSystem, text};
 use progs::Progs;
 
-/// Length of each device.
-const DEVICE_LEN: u64 = 1 << 30;
+/// Length of each device: a balance needs room.
+const DEVICE_LEN: u64 = 3 << 30;
 
 /// How long reading one file system may take, unoptimised.
 const LIMIT: Duration = Duration::from_mins(2);
