@@ -274,7 +274,10 @@ impl Corpus {
             let image = file_system.image(index);
             run("cp", &["--sparse=always", text(&image)?, text(&kept(file_system, index))?])?;
         }
-        damage.iter().try_for_each(|damage| damage.inflict(&self.progs, file_system))?;
+        let device = file_system.devices()?[0].to_owned();
+        let args = ["inspect-internal", "dump-tree", "-t", "chunk", &device];
+        let chunks = self.progs.run("btrfs", &args)?;
+        damage.iter().try_for_each(|damage| damage.inflict(&chunks, file_system))?;
         let unharmed = |devid: usize| {
             let damage = damage.iter().find(|damage| usize::try_from(damage.devid()) == Ok(devid));
             damage.is_none_or(|damage| count == 1 && matches!(damage, Damage::TreeBlocks { .. }))
