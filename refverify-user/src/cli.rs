@@ -16,6 +16,7 @@ Examples:
                                              stop at the first violation on either
   refverify-monitor attach root@testvm /dev/vdb
                                              watch one in a virtual machine
+  refverify-monitor check /dev/sdb           read the extent tree once and check it
   refverify-monitor --record r /dev/sdb      record what is seen, for replay and explain
 
 SIGINT and SIGTERM end the run with a summary. With --ledger-dump FILE, SIGUSR1 writes what is
@@ -35,6 +36,16 @@ Examples:
 
 The guest needs a shell, root and sha256sum. This program is sent there if the same is not there
 already; it runs from memory and goes away with the connection.";
+
+const CHECK_HELP: &str = "\
+The file system may be mounted and in use: each range of it is then read as it was at one
+generation.
+
+Exit status, a sum of:
+  0  no violation, and everything was read
+  1  usage or setup error, or the reports could not be written
+  2  violations were found
+  4  not everything could be read";
 
 /// Watches live btrfs file systems and checks every change of an extent reference at the
 /// moment the kernel makes it.
@@ -56,6 +67,8 @@ pub struct Cli {
 /// What else can be done.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
+    /// Read an extent tree once: what it holds, and what is wrong with it.
+    Check(Check),
     /// Watch file systems in virtual machines that run already, from outside.
     Attach(Attach),
     /// Verify a recording again, without root and without btrfs.
@@ -121,6 +134,31 @@ pub struct Probes {
     /// Size of the buffer between kernel and monitor, in MiB; a power of two.
     #[arg(long, value_name = "N", default_value = RING_MIB_DEFAULT, value_parser = ring_mib)]
     pub ring_mib: u32,
+}
+
+/// What to read once.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+#[command(after_help = CHECK_HELP)]
+pub struct Check {
+    /// Write one JSON object on one line for each report, instead of text.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Read no more than so many bytes a second; K, M and G are allowed.
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub io_limit: Option<u64>,
+
+    /// Write every extent with its references to a new file, in the form of a ledger dump.
+    #[arg(long, value_name = "FILE")]
+    pub dump: Option<PathBuf>,
+
+    /// A block device with a btrfs, the mount point of one, or an image file.
+    #[arg(value_name = "DEVICE")]
+    pub device: PathBuf,
+
+    /// More images of the same file system; its block devices are found without being named.
+    #[arg(value_name = "OTHER")]
+    pub others: Vec<PathBuf>,
 }
 
 /// Which recording to verify.
@@ -254,6 +292,22 @@ pub fn usage_sentence(error: &clap::Error) -> String {
     let words = words.join(" ");
     let what = words.strip_prefix("error: ").unwrap_or(&words);
     format!("{what}; see refverify-monitor --help")
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, ""),
+    };
+    let shift = match unit {
+        "" => 0,
+        "K" | "k" => 10,
+        "M" => 20,
+        "G" => 30,
+        _ => return Err("not a number of bytes, or of K, M or G of 1024 each".to_owned()),
+    };
+    let parsed = number.parse().ok().and_then(|n: u64| n.checked_mul(1 << shift));
+    parsed.filter(|&n| n > 0).ok_or_else(|| "not a number of bytes above 0".to_owned())
 }
 
 fn ring_mib(text: &str) -> Result<u32, String> {

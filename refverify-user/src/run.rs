@@ -143,6 +143,7 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Has the verifier handle a message.
     fn handle(&mut self, message: ToVerifier) {
         match &message {
             ToVerifier::Bye => self.said_bye = true,
@@ -154,6 +155,11 @@ impl<'a> Run<'a> {
             _ => {}
         }
         self.verifier.handle(message, &mut self.out);
+        self.heed();
+    }
+
+    /// Heeds what the verifier wants.
+    fn heed(&mut self) {
         for request in std::mem::take(&mut self.out.requests) {
             self.ask(request);
         }
@@ -176,7 +182,8 @@ impl<'a> Run<'a> {
         if !self.said_bye {
             tracing::error!("the agent's messages ended before everything it recorded was told");
             self.ending = Ending::CutShort;
-            self.handle(ToVerifier::Bye);
+            self.verifier.cut_off(&mut self.out);
+            self.heed();
         }
         while !self.ended && !self.unnamed.is_empty() {
             let unknown: Arc<str> = Arc::from("?");

@@ -27,7 +27,7 @@ const READER_PATIENCE: Duration = Duration::from_secs(1);
 /// Usage or setup error, or something could not be written.
 pub const EXIT_SETUP: u8 = 1;
 /// Not everything was verified.
-const EXIT_GAPS: u8 = 4;
+pub const EXIT_GAPS: u8 = 4;
 
 /// How a session went.
 #[derive(Debug)]

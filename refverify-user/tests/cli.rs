@@ -102,6 +102,29 @@ fn attach_says_what_it_would_run() {
 }
 
 #[test]
+fn guests_are_read_from_a_file_that_has_comments() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("targets");
+    fs::write(&file, "vm1 /dev/vdb # the first\n\n# vm2 /dev/vdb\nvsock/2222\n  /dev/vdc\n")
+        .unwrap();
+    let output = monitor(&["attach", "--dry-run", "--targets", file.to_str().unwrap()]);
+    let plan = String::from_utf8(output.stdout).unwrap();
+    assert!(plan.contains("ssh -T -- vm1 "), "{plan}");
+    assert!(plan.contains("ssh -T -- vsock/2222 "), "{plan}");
+    assert!(!plan.contains("vm2"), "{plan}");
+}
+
+#[test]
+fn the_guest_of_virtme_ng_is_found_by_its_own_configuration() {
+    for (option, name) in [("--vng", "root@virtme-ng%2222"), ("--vng=7", "root@virtme-ng%7")] {
+        let output = monitor(&["attach", "--dry-run", option, "/dev/vda"]);
+        let plan = String::from_utf8(output.stdout).unwrap();
+        let ssh = format!("/.cache/virtme-ng/.ssh/virtme-ng-ssh.conf -T -- {name} ");
+        assert!(plan.contains(&ssh), "{plan}");
+    }
+}
+
+#[test]
 fn what_is_no_recording_is_one_sentence() {
     let said = mistake(&["replay", "/dev/null"]);
     assert!(said.contains("too short to be one"), "{said}");

@@ -22,20 +22,29 @@ pub(crate) struct Args {
 enum Bench {
     /// The whole path on this machine's kernel: events per second, and what they cost (default)
     Path,
+    /// What watching costs a guest: from inside, and from outside
+    Attach,
+    /// How fast an extent tree is read, beside btrfs-progs and what the device can do
+    Reader,
 }
 
 /// Runs the benchmark.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match args.bench {
-        None | Some(Bench::Path) => path(),
+        None | Some(Bench::Path) => scenario("bench-path"),
+        Some(Bench::Reader) => scenario("bench-reader"),
+        Some(Bench::Attach) => {
+            build::static_xtask()?;
+            scenario("bench-attach")
+        }
     }
 }
 
-fn path() -> Result<ExitCode> {
+fn scenario(name: &str) -> Result<ExitCode> {
     setup::run()?;
     let monitor = build::monitor()?;
     let mut command = as_root(env::current_exe()?);
-    command.args(["live", "bench-path", "--monitor"]).arg(monitor);
+    command.args(["live", name, "--monitor"]).arg(monitor);
     show_and_run(command.env("PATH", machine::path_with_system_dirs()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -15,6 +15,7 @@ mod build;
 mod command;
 mod corpus;
 mod demo;
+mod fuzz;
 mod guest;
 mod live;
 mod machine;
@@ -46,6 +47,8 @@ enum Verb {
     Corpus,
     /// Measures, and prints a table
     Bench(bench::Args),
+    /// Gives the fuzz targets arbitrary bytes for a while
+    Fuzz(fuzz::Args),
     /// Runs one scenario on the live kernel, as root
     #[command(hide = true)]
     Live(live::Args),
@@ -72,6 +75,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Vm(args) => boot::run(&args),
         Verb::Corpus => corpus::run(),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Live(args) => live::run(&args),
     }
 }

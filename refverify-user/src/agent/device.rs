@@ -6,18 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bytes::Bytes;
 use refverify_common::DeviceName;
 use rustix::fs::{major, minor};
 use uuid::Uuid;
 
 use super::{members::Members, sysfs};
-use crate::{
-    btrfs::{
-        self, ChunkTreeError,
-        format::{self, Piece, ReadFailure, Superblock, SuperblockError, Unsupported},
-    },
-    feed::{BlockError, BlockRequest},
+use crate::btrfs::{
+    self, ChunkTreeError,
+    format::{self, Piece, ReadFailure, Superblock, SuperblockError, Unsupported},
 };
 
 /// Offsets in the superblock (kernel: `struct btrfs_super_block`, same since 2.6.29).
@@ -146,10 +142,9 @@ impl Device {
         self.members.block_devices().iter().map(DeviceKey::new).collect()
     }
 
-    /// Answers a request of the verifier.
-    pub(super) fn read(&self, request: &BlockRequest) -> Result<Bytes, BlockError> {
-        let BlockRequest { offset, len_bytes, devid, .. } = *request;
-        self.members.read(devid, offset, len_bytes)
+    /// It and the other devices of its file system.
+    pub(super) fn members(&self) -> &Members {
+        &self.members
     }
 
     /// The chunk tree's UUID of the file system that is on it now.
@@ -202,7 +197,7 @@ fn super_state(block: &[u8]) -> Option<SuperState> {
 }
 
 /// The block device that the user means: the path itself, or what is mounted there.
-fn block_device(given: &Path) -> Result<PathBuf, DeviceError> {
+pub(super) fn block_device(given: &Path) -> Result<PathBuf, DeviceError> {
     let failed = |source| DeviceError::Open { path: given.to_owned(), source };
     let kind = fs::metadata(given).map_err(failed)?.file_type();
     if kind.is_block_device() {

@@ -15,7 +15,7 @@ use crate::feed::BlockRequest;
 
 /// What offsets, lengths and memory of a read are aligned to: enough for all block sizes that
 /// btrfs runs on.
-const ALIGN: usize = 4096;
+pub(super) const ALIGN: usize = 4096;
 
 /// Opens for reading with `O_DIRECT`.
 pub(super) fn open(path: &Path) -> io::Result<File> {

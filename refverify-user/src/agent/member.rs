@@ -83,20 +83,25 @@ impl Member {
     /// If the part is not aligned to 4096 bytes, too long or outside of the device, or if it
     /// cannot be read.
     pub fn read(&self, offset: u64, len_bytes: u32) -> Result<Bytes, BlockError> {
-        let failed = |reason: String| BlockError::Io {
-            device: self.path.display().to_string(),
-            offset,
-            len_bytes,
-            reason,
-        };
+        self.allow(offset, len_bytes)?;
+        direct::read(&self.file, offset, len_bytes)
+            .map_err(|error| self.failed(offset, len_bytes, error.to_string()))
+    }
+
+    /// Refuses what [`Member::read`] refuses, without reading.
+    pub(super) fn allow(&self, offset: u64, len_bytes: u32) -> Result<(), BlockError> {
+        let failed = |reason| self.failed(offset, len_bytes, reason);
         if !self.is_still_there() {
             return Err(failed("the path names another device now".to_owned()));
         }
         let size = direct::size_of(&self.file).map_err(|error| failed(error.to_string()))?;
-        if !direct::is_allowed(offset, len_bytes, size) {
-            return Err(BlockError::Refused { offset, len_bytes });
-        }
-        direct::read(&self.file, offset, len_bytes).map_err(|error| failed(error.to_string()))
+        let is_allowed = direct::is_allowed(offset, len_bytes, size);
+        if is_allowed { Ok(()) } else { Err(BlockError::Refused { offset, len_bytes }) }
+    }
+
+    /// That a part of it could not be read.
+    pub(super) fn failed(&self, offset: u64, len_bytes: u32, reason: String) -> BlockError {
+        BlockError::Io { device: self.path.display().to_string(), offset, len_bytes, reason }
     }
 
     /// Whether the path still names the device that is open.

@@ -12,6 +12,10 @@
 //! | `watched` | which devices the eBPF programs know as watched ones |
 //! | `chunk_trees` | how a mounted file system is known where BTF does not help |
 //! | `mounts` | which of the watched file systems are mounted |
+//! | `disks` | the devices of one file system, for reading it once |
+//! | `reads` | many reads at a time |
+//! | `disks` | the devices of a file system that is only read |
+//! | `reads` | many reads at a time |
 //! | `device` | the watched devices, found and checked |
 //! | `members`, `member` | all devices of a file system, found when they are asked for |
 //! | `direct` | reads with `O_DIRECT` |
@@ -22,7 +26,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fmt,
+    fmt, io,
     ops::Range,
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool, mpsc},
@@ -36,7 +40,7 @@ use aya::{
 use refverify_common::SLOTS_MAX;
 use tokio::sync::mpsc::{Receiver, Sender};
 
-use crate::feed::{Hello, HookMode, ToAgent, ToVerifier};
+use crate::feed::{BlockRequest, Hello, HookMode, ToAgent, ToVerifier};
 
 mod answers;
 mod btf;
@@ -46,6 +50,7 @@ mod chunk_trees;
 mod decode;
 mod device;
 mod direct;
+mod disks;
 mod layout;
 mod losses;
 mod member;
@@ -55,12 +60,14 @@ mod mounts;
 mod preflight;
 mod probes;
 mod pump;
+mod reads;
 mod symbols;
 mod sysfs;
 mod watched;
 
 pub use btf::BtfError;
 pub use device::DeviceError;
+pub use disks::{Disks, DisksError};
 pub use layout::LayoutError;
 pub use member::Member;
 pub use members::Members;
@@ -76,6 +83,7 @@ use losses::LossCounters;
 use mounts::Mounts;
 use probes::Attached;
 use pump::Pump;
+use reads::Reads;
 use symbols::Symbols;
 
 /// What is watched, and how.
@@ -105,6 +113,9 @@ pub enum AgentError {
     /// The kernel's types are not known.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// Nothing can be read.
+    #[error("cannot start to read devices: {0}")]
+    Reads(io::Error),
     /// The eBPF programs cannot be put in force.
     #[error(transparent)]
     Probes(#[from] ProbeError),
@@ -140,6 +151,7 @@ pub struct Agent {
     tracing: Vec<Range<u64>>,
     devices: Arc<[Device]>,
     mounts: Mounts,
+    reads: Reads<BlockRequest>,
     hello: Hello,
 }
 
@@ -161,6 +173,7 @@ impl Agent {
         check_ring(ring_bytes)?;
         preflight::check()?;
         let devices = open_all(&devices)?;
+        let reads = Reads::new(None).map_err(AgentError::Reads)?;
         let types = KernelTypes::of_running_kernel()?;
         let kernel_release = rustix::system::uname().release().to_string_lossy().into_owned();
         let mut symbols = Symbols::default();
@@ -204,6 +217,7 @@ impl Agent {
             tracing,
             devices,
             mounts,
+            reads,
             hello,
         })
     }
@@ -250,8 +264,9 @@ impl Agent {
             strays: BTreeMap::new(),
         };
         let answers_to = to_verifier;
+        let (devices, reads) = (&self.devices, self.reads);
         thread::scope(|scope| {
-            scope.spawn(|| answers::serve(requests, &self.devices, &answers_to, &pending));
+            scope.spawn(move || answers::serve(&requests, devices, reads, &answers_to, &pending));
             let attached = self.attached;
             // Whether the verifier is gone or not, there is nothing left to do.
             let _ = pump.run(from_verifier, || drop(attached));

@@ -6,7 +6,7 @@ use crate::feed::{BlockAnswer, FsSlot, ToAgent, ToVerifier};
 
 /// How many addresses are ever asked for: a guest that makes up stacks must not fill memory
 /// with their names.
-const ADDRESSES_MAX: usize = 1 << 20;
+const ADDRESSES_MAX: usize = 1 << 18;
 
 /// A guest says what it may not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -15,7 +15,7 @@ use crate::{
     feed::{FsSlot, Namer, Recent, Tee, ToAgent, recording::Recorder},
     report::{Flight, Reporter, write_flight},
     run::Link,
-    session::{SessionError, Stops, Told, judge},
+    session::{EXIT_GAPS, SessionError, Stops, Told, judge},
     verify::Verifier,
 };
 
@@ -75,7 +75,8 @@ pub async fn watch<W: Write + Send + 'static>(
         }
         Err(error) => tracing::error!("{name}: the flight record cannot be written: {error}"),
     }
-    Ok(status)
+    // One that cannot be believed after its farewell could not before.
+    Ok(status | EXIT_GAPS)
 }
 
 /// Writes what is known of a guest that was lost.

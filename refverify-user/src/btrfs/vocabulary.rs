@@ -118,7 +118,8 @@ impl fmt::Display for RefKey {
 }
 
 /// Shows the ids at the top of the range as the negative numbers that the headers use.
-struct SignedRoot(u64);
+#[derive(Clone, Copy, Debug)]
+pub struct SignedRoot(pub u64);
 
 impl fmt::Display for SignedRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

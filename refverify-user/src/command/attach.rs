@@ -25,8 +25,8 @@ use tokio::sync::mpsc;
 
 use super::{Fallible, output::Output, recorder, runtime, signals::Signals, verifier};
 
-/// What a file system of a guest may take: extents at some 12 bytes each, and events at some 200.
-const GUEST_SHARE: Share = Share { extents_max: 200_000_000, events_waiting_max: 2_000_000 };
+/// What a file system of a guest may take: some 6 GB at the very most.
+const GUEST_SHARE: Share = Share { entries_max: 32_000_000, waiting_max: 100_000 };
 
 /// Watches guests.
 pub(crate) fn attach(asked: &Attach) -> Fallible<u8> {

@@ -1,8 +1,8 @@
 //! The last events, for when a guest dies.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use super::{Event, Hello, ToVerifier};
+use super::{Event, FsSlot, Hello, ToVerifier};
 
 /// How many transactions are kept. A commit that is under way and the transaction that runs
 /// meanwhile are two; the one before them is the last that is on disk.
@@ -15,6 +15,9 @@ const EVENTS_MAX: usize = 1 << 16;
 #[derive(Debug, Default)]
 pub struct Recent {
     hello: Option<Hello>,
+    /// The newest transaction of each file system: their numbers have nothing to do with one
+    /// another.
+    newest: BTreeMap<FsSlot, u64>,
     events: VecDeque<Event>,
     /// Events of these transactions that were given up to bound memory.
     given_up: u64,
@@ -32,7 +35,9 @@ impl Recent {
 
     fn keep(&mut self, events: &[Event]) {
         for event in events {
-            self.forget_before(event.transid.saturating_sub(TRANSACTIONS - 1));
+            let newest = self.newest.entry(event.fs).or_default();
+            *newest = event.transid.max(*newest);
+            self.forget_the_past();
             if self.events.len() == EVENTS_MAX {
                 self.events.pop_front();
                 self.given_up += 1;
@@ -42,11 +47,16 @@ impl Recent {
     }
 
     /// Transactions overlap, so what stands behind a newer event goes with it, later.
-    fn forget_before(&mut self, transid: u64) {
-        while self.events.front().is_some_and(|event| event.transid < transid) {
+    fn forget_the_past(&mut self) {
+        while self.events.front().is_some_and(|event| self.is_past(event)) {
             self.events.pop_front();
             self.given_up = 0;
         }
+    }
+
+    fn is_past(&self, event: &Event) -> bool {
+        let newest = self.newest.get(&event.fs).copied().unwrap_or_default();
+        event.transid <= newest.saturating_sub(TRANSACTIONS)
     }
 
     /// What the agent said of itself.
@@ -56,7 +66,8 @@ impl Recent {
 
     /// The events kept, oldest first, and how many before them were given up.
     pub fn into_events(self) -> (Vec<Event>, u64) {
-        (self.events.into(), self.given_up)
+        let recent = self.events.iter().filter(|event| !self.is_past(event));
+        (recent.cloned().collect(), self.given_up)
     }
 }
 
@@ -65,11 +76,15 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::feed::{Change, Comm, FsSlot};
+    use crate::feed::{Change, Comm};
 
     fn events(transid: u64, count: u64) -> ToVerifier {
+        events_of(FsSlot(0), transid, count)
+    }
+
+    fn events_of(fs: FsSlot, transid: u64, count: u64) -> ToVerifier {
         let event = |time_ns| Event {
-            fs: FsSlot(0),
+            fs,
             transid,
             time_ns,
             cpu: 0,
@@ -91,6 +106,18 @@ mod tests {
         let (kept, given_up) = recent.into_events();
         assert_eq!((kept.len(), given_up), (30, 0));
         assert_eq!(kept[0].transid, 7);
+    }
+
+    #[test]
+    fn each_file_system_counts_its_own_transactions() {
+        let mut recent = Recent::default();
+        for transid in 1..=9 {
+            recent.see(&events_of(FsSlot(0), transid, 1));
+            recent.see(&events_of(FsSlot(1), transid + 1_000_000, 1));
+        }
+        let (kept, _) = recent.into_events();
+        let transids: Vec<u64> = kept.iter().map(|event| event.transid).collect();
+        assert_eq!(transids, [7, 1_000_007, 8, 1_000_008, 9, 1_000_009]);
     }
 
     #[test]

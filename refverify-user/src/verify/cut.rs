@@ -276,6 +276,11 @@ impl Cut {
         self.left_to_disk
     }
 
+    /// How many ranges are told apart.
+    pub(crate) fn ranges(&self) -> usize {
+        self.marks.len()
+    }
+
     /// How many events wait.
     pub(crate) const fn waiting(&self) -> usize {
         self.waiting_count

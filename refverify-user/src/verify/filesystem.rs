@@ -473,15 +473,22 @@ impl FileSystem {
 
     /// Refuses the file system where it would take more than its share.
     pub(crate) fn keep_within(&mut self, share: Share, fx: &mut Effects) {
-        let (extents, waiting) = (self.ledger.live(), self.cut.waiting());
-        let over = extents > share.extents_max || waiting > share.events_waiting_max;
-        if self.is_watching() && over {
+        let entries = self.ledger.entries() + self.told_on_disk.len() as u64;
+        let ranges = self.cut.ranges();
+        if entries > share.entries_max {
+            self.over_share(&format!("{entries} extents, references and actions"), fx);
+        } else if ranges > share.waiting_max {
+            self.over_share(&format!("{ranges} ranges that are to be read again"), fx);
+        }
+    }
+
+    /// Refuses it, and lets go what is held of it.
+    pub(crate) fn over_share(&mut self, what: &str, fx: &mut Effects) {
+        if self.is_watching() {
             self.ledger = Ledger::default();
             self.cut = Cut::new(0);
-            self.refuse(
-                format!("{extents} extents and {waiting} waiting events are more than its share"),
-                fx,
-            );
+            self.told_on_disk.clear();
+            self.refuse(format!("{what} are more than its share"), fx);
         }
     }
 

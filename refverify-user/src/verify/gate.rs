@@ -16,6 +16,8 @@ pub(crate) struct Gate {
     held: VecDeque<Held>,
     /// As long as the thread makes no other: a call may sleep before it fails.
     last_of_thread: HashMap<u32, LastEvent>,
+    /// Those of threads that have made none since `last_of_thread` was last full.
+    of_idle_threads: HashMap<u32, LastEvent>,
 }
 
 #[derive(Debug)]
@@ -27,7 +29,6 @@ struct Held {
 /// The last event of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LastEvent {
-    drain: u64,
     time_ns: u64,
     /// The file system.
     pub(crate) fs: FsSlot,
@@ -38,30 +39,18 @@ pub(crate) struct LastEvent {
 }
 
 impl Gate {
-    /// With more threads than this, those that have been idle for long are forgotten. Threads
-    /// that make events in one drain are bounded by the drain itself.
+    /// A thread is forgotten when this many others have made events since its last, or twice as
+    /// many. A retraction of one that was forgotten counts as a loss.
     const THREADS_MAX: usize = 1 << 16;
-    const THREAD_IDLE_DRAINS: u64 = 1000;
 
     /// An event has come.
     pub(crate) fn saw(&mut self, event: &Event) {
         let Change::Ref { bytenr, .. } = event.change else { return };
-        let last = LastEvent {
-            drain: self.drain,
-            time_ns: event.time_ns,
-            fs: event.fs,
-            bytenr,
-            transid: event.transid,
-        };
-        self.last_of_thread.insert(event.tid, last);
+        let (time_ns, fs, transid) = (event.time_ns, event.fs, event.transid);
+        self.last_of_thread.insert(event.tid, LastEvent { time_ns, fs, bytenr, transid });
         if self.last_of_thread.len() > Self::THREADS_MAX {
-            self.forget_idle_threads();
+            self.of_idle_threads = std::mem::take(&mut self.last_of_thread);
         }
-    }
-
-    fn forget_idle_threads(&mut self) {
-        let drain = self.drain;
-        self.last_of_thread.retain(|_, last| last.drain + Self::THREAD_IDLE_DRAINS >= drain);
     }
 
     /// A finding was made.
@@ -82,10 +71,31 @@ impl Gate {
         self.held.drain(..).map(|held| held.finding).collect()
     }
 
+    /// Nothing more will come at all, neither what could void a finding nor what could confirm
+    /// it. Returns the findings that rest on no lost event: a drain has ended after them, or
+    /// they rest on the disk. The others are withdrawn.
+    pub(crate) fn cut_off(&mut self) -> Vec<Finding> {
+        let now = self.drain;
+        let stands =
+            |held: &Held| held.drain < now || matches!(held.finding.cause, Cause::Disk { .. });
+        self.held.drain(..).filter(stands).map(|held| held.finding).collect()
+    }
+
+    /// Withdraws all.
+    pub(crate) fn clear(&mut self) {
+        self.held.clear();
+    }
+
+    /// How many findings are held.
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// The last call of a thread failed: returns the event that did not happen, and withdraws
     /// the finding that rests on it.
     pub(crate) fn retract(&mut self, tid: u32) -> Option<LastEvent> {
-        let void = self.last_of_thread.remove(&tid)?;
+        let idle = self.of_idle_threads.remove(&tid);
+        let void = self.last_of_thread.remove(&tid).or(idle)?;
         let rests_on_it = |finding: &Finding| match &finding.cause {
             Cause::Event(event) => event.tid == tid && event.time_ns == void.time_ns,
             Cause::Disk { .. } => false,
@@ -140,6 +150,14 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_that_goes_before_it_has_told_its_losses_leaves_no_finding() {
+        assert_eq!(gate_with_a_finding().cut_off().len(), 0);
+        let mut told = gate_with_a_finding();
+        told.drained();
+        assert_eq!(told.cut_off().len(), 1);
+    }
+
+    #[test]
     fn a_failed_call_leaves_no_finding() {
         let mut gate = gate_with_a_finding();
         gate.drained();
@@ -182,9 +200,11 @@ mod tests {
         let mut gate = Gate::default();
         for tid in 0..200_000 {
             gate.saw(&Event { tid, ..data_event(Action::AddRef, 4096, 0, 9) });
-            gate.drained();
         }
-        assert!(gate.last_of_thread.len() <= Gate::THREADS_MAX + 1);
+        let known = gate.last_of_thread.len() + gate.of_idle_threads.len();
+        assert!(known <= 2 * Gate::THREADS_MAX + 1, "{known}");
+        assert_eq!(gate.retract(0), None);
+        assert!(gate.retract(199_999 - u32::try_from(Gate::THREADS_MAX).unwrap()).is_some());
     }
 
     #[test]

@@ -40,6 +40,11 @@ impl History {
         self.first.iter().chain(&self.newest).cloned().collect()
     }
 
+    /// How many are kept.
+    pub(crate) fn len(&self) -> u64 {
+        u64::from(self.first.is_some()) + self.newest.len() as u64
+    }
+
     /// How many were given up.
     pub(crate) const fn given_up(&self) -> u64 {
         self.given_up

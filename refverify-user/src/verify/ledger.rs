@@ -37,6 +37,8 @@ pub(crate) struct Ledger {
     extents: BTreeMap<u64, Extent>,
     /// Extents in use, kept so that asking costs nothing.
     live: u64,
+    /// See [`Ledger::entries`].
+    entries: u64,
     /// Bytenrs whose extent reached 0 references, oldest first; the bound on tombstones.
     tombstones: VecDeque<u64>,
 }
@@ -111,15 +113,29 @@ impl Ledger {
     }
 
     fn insert(&mut self, bytenr: u64, extent: Extent) {
-        let is_live = extent.total_refs != 0;
-        let was_live = self.extents.insert(bytenr, extent).is_some_and(|old| old.total_refs != 0);
-        self.live += u64::from(is_live);
-        self.live -= u64::from(was_live);
+        self.live += u64::from(extent.total_refs != 0);
+        self.entries += extent.entries();
+        if let Some(old) = self.extents.insert(bytenr, extent) {
+            self.uncount(&old);
+        }
+    }
+
+    fn take_out(&mut self, bytenr: u64) {
+        if let Some(extent) = self.extents.remove(&bytenr) {
+            self.uncount(&extent);
+        }
+    }
+
+    fn uncount(&mut self, gone: &Extent) {
+        self.live -= u64::from(gone.total_refs != 0);
+        self.entries -= gone.entries();
     }
 
     fn with_extent(&mut self, bytenr: u64, change: impl FnOnce(&mut Extent)) {
         if let Some(extent) = self.extents.get_mut(&bytenr) {
+            self.entries -= extent.entries();
             change(extent);
+            self.entries += extent.entries();
         }
     }
 
@@ -138,7 +154,7 @@ impl Ledger {
     fn give_up_oldest_tombstone(&mut self) {
         let Some(bytenr) = self.tombstones.pop_front() else { return };
         if self.extents.get(&bytenr).is_some_and(|extent| extent.total_refs == 0) {
-            self.extents.remove(&bytenr);
+            self.take_out(bytenr);
         }
     }
 
@@ -171,6 +187,7 @@ impl Ledger {
                 self.tombstones.push_back(bytenr);
             }
             extent.total_refs = 0;
+            self.entries -= extent.refs.len() as u64;
             extent.refs.clear();
         }
         while self.tombstones.len() > Self::TOMBSTONES_MAX {
@@ -182,8 +199,7 @@ impl Ledger {
     pub(crate) fn remove(&mut self, range: Range<u64>) {
         let gone: Vec<u64> = self.extents.range(range).map(|(&bytenr, _)| bytenr).collect();
         for bytenr in gone {
-            let extent = self.extents.remove(&bytenr);
-            self.live -= u64::from(extent.is_some_and(|extent| extent.total_refs != 0));
+            self.take_out(bytenr);
         }
     }
 
@@ -203,6 +219,12 @@ impl Ledger {
         self.live
     }
 
+    /// What is held of all extents, those of tombstones too: extents, references and actions,
+    /// each at some 200 bytes.
+    pub(crate) const fn entries(&self) -> u64 {
+        self.entries
+    }
+
     /// The extents in use, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Extent)> {
         self.extents
@@ -218,9 +240,14 @@ impl Ledger {
 }
 
 impl Extent {
+    fn entries(&self) -> u64 {
+        1 + self.refs.len() as u64 + self.history.len()
+    }
+
     fn add(&mut self, key: RefKey, record: ActionRecord) {
         *self.refs.entry(key).or_insert(0) += 1;
-        self.total_refs += 1;
+        // The disk may have said any number.
+        self.total_refs = self.total_refs.saturating_add(1);
         self.history.push(record);
     }
 
@@ -417,6 +444,30 @@ mod tests {
         ledger.take_from_disk(&disk(vec![(RefKey::data(5, 0, 257, 0), 1)]), 10);
         let dump = ledger.dump(BYTENR).unwrap();
         assert_eq!((dump.actions.len(), dump.from_disk, ledger.live()), (1, Some(10), 1));
+    }
+
+    #[test]
+    fn whatever_is_held_is_counted_and_is_given_back() {
+        let mut ledger = Ledger::default();
+        data(&mut ledger, Action::AddExtent, 0).unwrap();
+        data(&mut ledger, Action::AddRef, 4096).unwrap();
+        assert_eq!(ledger.entries(), 1 + 2 + 2);
+        data(&mut ledger, Action::DropRef, 4096).unwrap();
+        assert_eq!(ledger.entries(), 1 + 1 + 3);
+        ledger.take_from_disk(&disk(vec![(RefKey::data(5, 0, 257, 0), 1)]), 10);
+        assert_eq!(ledger.entries(), 1 + 1 + 3);
+        ledger.clear(0..u64::MAX);
+        assert_eq!(ledger.entries(), 1 + 3);
+        ledger.remove(0..u64::MAX);
+        assert_eq!((ledger.entries(), ledger.live()), (0, 0));
+    }
+
+    #[test]
+    fn a_count_on_disk_that_no_number_is_above_is_no_panic() {
+        let mut ledger = Ledger::default();
+        let total_refs = u64::MAX;
+        ledger.take_from_disk(&DiskExtent { total_refs, ..disk(Vec::new()) }, 8);
+        assert_eq!(data(&mut ledger, Action::AddRef, 0), Ok(()));
     }
 
     #[test]

@@ -11,9 +11,9 @@ pub(crate) struct Stacks {
 }
 
 impl Stacks {
-    /// How many different stacks are remembered: a workload makes some thousands. Beyond it
-    /// they are forgotten, which costs memory for the next ones, never correctness.
-    const KNOWN_MAX: usize = 1 << 16;
+    /// How many different stacks are kept: a workload makes some thousands. Beyond it a new one
+    /// is given up for the empty one, so that made-up ones cannot fill the memory.
+    const KNOWN_MAX: usize = 1 << 18;
 
     /// The one copy of this stack.
     pub(crate) fn intern(&mut self, stack: Stack) -> Stack {
@@ -21,7 +21,7 @@ impl Stacks {
             return known.clone();
         }
         if self.known.len() == Self::KNOWN_MAX {
-            self.known.clear();
+            return Stack::from([]);
         }
         self.known.insert(stack.clone());
         stack

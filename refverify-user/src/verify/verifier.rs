@@ -26,10 +26,10 @@ pub struct VerifierConfig {
 /// What may be held of one file system. Beyond it, it is refused, and what was held is let go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// Extents known.
-    pub extents_max: u64,
-    /// Events that wait for their range to be read.
-    pub events_waiting_max: usize,
+    /// Extents, references and actions known: each takes some 200 bytes.
+    pub entries_max: u64,
+    /// Ranges that are to be read again, and findings that cannot be told yet: of each so many.
+    pub waiting_max: usize,
 }
 
 /// What a message led to.
@@ -119,11 +119,7 @@ impl Verifier {
             ToVerifier::Tick { time_ns } => self.tick(time_ns, &mut fx),
             ToVerifier::Bye => self.bye(out),
         }
-        if let Some(share) = self.config.share {
-            for filesystem in &mut self.filesystems {
-                filesystem.keep_within(share, &mut fx);
-            }
-        }
+        self.keep_within_share(&mut fx);
         out.requests.extend(fx.reads.into_iter().map(ToAgent::Read));
         out.notices.append(&mut fx.notices);
         self.end_when_nothing_is_owed(out);
@@ -197,6 +193,39 @@ impl Verifier {
         self.ended = Ended::Bye;
         let ready = self.gate.open();
         self.publish(ready, out);
+    }
+
+    /// The agent has gone without a word. As after [`ToVerifier::Bye`], but what was lost
+    /// before it went is not known: a finding that would need to know is withdrawn.
+    pub fn cut_off(&mut self, out: &mut Outbox) {
+        self.ended = Ended::Bye;
+        let held = self.gate.held();
+        let ready = self.gate.cut_off();
+        let withdrawn = held - ready.len();
+        if withdrawn > 0 {
+            tracing::warn!(
+                "{withdrawn} suspicions of the last moment are not told: what was lost before \
+                 them is not known"
+            );
+        }
+        self.publish(ready, out);
+        self.end_when_nothing_is_owed(out);
+    }
+
+    fn keep_within_share(&mut self, fx: &mut Effects) {
+        let Some(share) = self.config.share else { return };
+        let findings = self.gate.held() + self.unresolved.len();
+        let too_many = findings > share.waiting_max;
+        if too_many {
+            self.unresolved.clear();
+            self.gate.clear();
+        }
+        for filesystem in &mut self.filesystems {
+            if too_many {
+                filesystem.over_share(&format!("{findings} findings that wait"), fx);
+            }
+            filesystem.keep_within(share, fx);
+        }
     }
 
     /// Findings past the gate wait only for the texts of their stacks.

@@ -9,23 +9,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
-
 use super::{
     Outcome, Place,
     compare::parse_raw,
     journal::{self, Journal},
-    monitor::Monitor,
+    monitor::{Monitor, STATUS_FINDINGS, of_type},
     oracle,
+    replay::{breaks_off, replays_to_the_same},
 };
 use crate::{
     build,
-    vm::{self, GUEST_NAME, Guest},
+    vm::{self, GUEST_NAME, Guest, Link},
 };
-
-/// The guest's kernel.
-const KERNEL: &str = "6.1";
+use anyhow::{Context, Result, bail, ensure};
 
 /// Times at which the ledger is compared.
 const COMPARISONS: usize = 3;
@@ -34,7 +30,7 @@ const COMPARISONS: usize = 3;
 const STATUS_FINDINGS_AND_GAPS: i32 = 6;
 
 /// The watched disk, as the guest names it.
-const DISK: &str = "/dev/vda";
+pub(super) const DISK: &str = "/dev/vda";
 
 /// By ssh, up to the guest's death.
 pub(super) fn by_ssh(place: &Place) -> Result<Outcome> {
@@ -65,11 +61,11 @@ pub(super) fn by_ssh(place: &Place) -> Result<Outcome> {
     equals_the_disk(&guest, &mut monitor, COMPARISONS)?;
     ensure!(monitor.findings().is_empty(), "honest work: {:?}", monitor.findings());
 
-    let planted = guest.ask("planted")?;
-    let (clone, single) = planted.trim().split_once(' ').context("two addresses")?;
+    let (clone, single) = planted(&guest)?;
     guest.ask("clone-again")?;
-    expect_in_journal(&mut monitor, 1, "drop-missing-ref", clone)?;
+    expect_in_journal(&mut monitor, GUEST_NAME, "drop-missing-ref", &clone)?;
     equals_the_disk(&guest, &mut monitor, 1)?;
+    let ledger = monitor.dump_ledger()?;
 
     // The panic comes right after the fault: nothing more is sent.
     let _ = guest.ssh("touch /run/ask/delete-single; sleep 1; echo c >/proc/sysrq-trigger");
@@ -80,11 +76,12 @@ pub(super) fn by_ssh(place: &Place) -> Result<Outcome> {
         ended.status,
         ended.stderr
     );
-    let findings = super::monitor::of_type(&ended.lines, "finding");
+    let findings = of_type(&ended.lines, "finding");
     let last = findings.last().context("no finding")?;
     ensure!(last["bytenr"] == single.parse::<u64>()?, "the last finding is {last}");
-    has_flight_record(&flight_dir, single)?;
-    replays_to_the_same(place, &recording, &ended.lines)?;
+    has_flight_record(&flight_dir, &single)?;
+    replays_to_the_same(place, &recording, &ended, &ledger)?;
+    breaks_off(place, &recording, &ended)?;
     Ok(Outcome::Passed)
 }
 
@@ -97,20 +94,34 @@ pub(super) fn by_serial(place: &Place) -> Result<Outcome> {
         "refverify-monitor agent --port {port} {DISK} >/run/agent.log 2>&1 </dev/null &"
     ))?;
     let (socket, qga) = (text(&guest.port_socket)?, text(&guest.qga_socket)?);
-    watched_to_the_end(place, &guest, &["attach", "--serial", socket, DISK])?;
+    let _journal = Journal::start()?;
+    let mut monitor = Monitor::start_with(place, &["attach", "--serial", socket, DISK])?;
+    monitor.wait_for("seeded")?;
+    equals_the_disk(&guest, &mut monitor, 1)?;
+    monitor.stop()?.expect_clean()?;
+    gone_from(&guest)?;
+
     guest.ssh("rm /bin/refverify-monitor")?;
-    watched_to_the_end(place, &guest, &["attach", "--serial", socket, "--qga", qga, DISK])?;
+    let arguments = ["attach", "--journal", "--serial", socket, "--qga", qga, DISK];
+    let mut monitor = Monitor::start_with(place, &arguments)?;
+    monitor.wait_for("seeded")?;
+    equals_the_disk(&guest, &mut monitor, COMPARISONS)?;
+    ensure!(monitor.findings().is_empty(), "honest work: {:?}", monitor.findings());
+    let (clone, _) = planted(&guest)?;
+    guest.ask("clone-again")?;
+    let name = guest.port_socket.file_stem().unwrap_or_default().to_string_lossy();
+    expect_in_journal(&mut monitor, &name, "drop-missing-ref", &clone)?;
+    let ended = monitor.stop()?;
+    ensure!(ended.status == STATUS_FINDINGS, "the status is {}: {}", ended.status, ended.stderr);
+    gone_from(&guest)?;
     Ok(Outcome::Passed)
 }
 
-fn watched_to_the_end(place: &Place, guest: &Guest, arguments: &[&str]) -> Result<()> {
-    let mut monitor = Monitor::start_with(place, arguments)?;
-    monitor.wait_for("seeded")?;
-    equals_the_disk(guest, &mut monitor, COMPARISONS)?;
-    let ended = monitor.stop()?;
-    ensure!(ended.status == 0, "the status is {}: {}", ended.status, ended.stderr);
-    ensure!(super::monitor::of_type(&ended.lines, "finding").is_empty(), "honest work");
-    gone_from(guest)
+/// The extents with a fault: the one that is cloned again, and the one that is deleted.
+fn planted(guest: &Guest) -> Result<(String, String)> {
+    let planted = guest.ask("planted")?;
+    let (clone, single) = planted.trim().split_once(' ').context("two addresses")?;
+    Ok((clone.to_owned(), single.to_owned()))
 }
 
 /// A link that is cut, and comes back; and an agent that is killed.
@@ -121,6 +132,8 @@ pub(super) fn cut_link(place: &Place) -> Result<Outcome> {
         place,
         &[
             "attach",
+            // So little that what happens in a minute does not fit.
+            "--ring-mib=1",
             "--ssh-config",
             text(&guest.ssh_config)?,
             "--flight-dir",
@@ -130,33 +143,35 @@ pub(super) fn cut_link(place: &Place) -> Result<Outcome> {
         ],
     )?;
     monitor.wait_for("seeded")?;
-    for seconds in [1, 60] {
+    for (seconds, is_survived) in [(1, true), (60, false)] {
         // The guest works on; only the link stands still.
-        let ssh = monitor.child_named("ssh")?;
-        stop_for(ssh, Duration::from_secs(seconds))?;
+        guest.set_link(Link::Cut)?;
+        thread::sleep(Duration::from_secs(seconds));
+        guest.set_link(Link::Up)?;
         println!("the link was cut for {seconds} s");
         equals_the_disk(&guest, &mut monitor, 1)?;
+        let blind = of_type(&monitor.lines(), "blind");
+        ensure!(blind.is_empty() == is_survived, "after {seconds} s: {blind:?}");
     }
     ensure!(monitor.findings().is_empty(), "a cut link is no fault: {:?}", monitor.findings());
     guest.ssh("kill -9 $(pidof 9)")?;
     let ended = monitor.wait_for_end()?;
     ensure!(ended.status & 4 != 0, "a killed agent is not a clean end: {}", ended.status);
     ensure!(ended.stderr.contains("the connection ended"), "{}", ended.stderr);
-    ensure!(super::monitor::of_type(&ended.lines, "finding").is_empty(), "{:?}", ended.lines);
+    ensure!(of_type(&ended.lines, "finding").is_empty(), "{:?}", ended.lines);
     gone_from(&guest)?;
     Ok(Outcome::Passed)
 }
 
-fn skipped() -> Outcome {
-    Outcome::Skipped("it boots a VM, and this is one".to_owned())
+pub(super) fn skipped() -> Outcome {
+    Outcome::Skipped("it boots a VM, which cannot be had here".to_owned())
 }
 
-fn boot(place: &Place) -> Result<Option<Guest>> {
-    if place.device.is_some() {
+pub(super) fn boot(place: &Place) -> Result<Option<Guest>> {
+    if place.device.is_some() || vm::obstacle().is_some() {
         return Ok(None);
     }
-    let line = vm::find_line(KERNEL)?;
-    Guest::boot(line, place.dir(), &build::static_xtask_file(), &place.monitor).map(Some)
+    Guest::boot(place.dir(), &build::static_xtask_file(), &place.monitor).map(Some)
 }
 
 fn text(path: &Path) -> Result<&str> {
@@ -196,13 +211,14 @@ fn compare(frozen: &str, monitor: &mut Monitor) -> Result<usize> {
     Ok(disk.extents.len())
 }
 
-fn expect_in_journal(monitor: &mut Monitor, nth: usize, kind: &str, bytenr: &str) -> Result<()> {
-    let finding = monitor.wait_for_nth("finding", nth)?;
+/// The first finding, here and in the journal.
+fn expect_in_journal(monitor: &mut Monitor, vm: &str, kind: &str, bytenr: &str) -> Result<()> {
+    let finding = monitor.wait_for("finding")?;
     ensure!(finding["kind"] == kind, "{finding}");
     ensure!(finding["bytenr"] == bytenr.parse::<u64>()?, "{finding} is not about {bytenr}");
-    ensure!(finding["vm"] == GUEST_NAME, "{finding} does not name the guest");
+    ensure!(finding["vm"] == vm, "{finding} does not name the guest");
     let fields = [
-        ("REFVERIFY_VM", GUEST_NAME.to_owned()),
+        ("REFVERIFY_VM", vm.to_owned()),
         ("REFVERIFY_KIND", kind.to_owned()),
         ("REFVERIFY_BYTENR", bytenr.to_owned()),
     ];
@@ -223,31 +239,6 @@ fn has_flight_record(dir: &Path, bytenr: &str) -> Result<()> {
     Ok(())
 }
 
-/// All but how far the reading was at a time of the clock.
-fn replays_to_the_same(place: &Place, recording: &Path, lines: &[Value]) -> Result<()> {
-    let arguments = ["replay", "--json", text(recording)?];
-    let mut command = std::process::Command::new(&place.monitor);
-    let done = crate::command::finish(command.args(arguments), Duration::from_mins(2))?;
-    let of_clock = |line: &&Value| line["type"] != "seeding";
-    let mut wanted: Vec<String> = lines.iter().filter(of_clock).map(Value::to_string).collect();
-    let replayed: Result<Vec<Value>, _> = done.stdout.lines().map(serde_json::from_str).collect();
-    let mut replayed: Vec<String> =
-        replayed?.iter().filter(of_clock).map(Value::to_string).collect();
-    // The journal is the run's own.
-    let without_journal = |lines: &mut Vec<String>| {
-        for line in lines {
-            if let Ok(mut value) = serde_json::from_str::<Value>(line) {
-                value["journal"] = Value::Null;
-                *line = value.to_string();
-            }
-        }
-    };
-    without_journal(&mut wanted);
-    without_journal(&mut replayed);
-    ensure!(wanted == replayed, "the replay differs:\n{wanted:#?}\n{replayed:#?}");
-    Ok(())
-}
-
 /// Nothing of ours is left in the guest.
 fn gone_from(guest: &Guest) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(30);
@@ -264,13 +255,4 @@ fn gone_from(guest: &Guest) -> Result<()> {
         ensure!(Instant::now() < end, "left in the guest: {left:?}");
         thread::sleep(Duration::from_millis(500));
     }
-}
-
-fn stop_for(pid: u32, time: Duration) -> Result<()> {
-    use rustix::process::{Pid, Signal, kill_process};
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a process id")?;
-    kill_process(pid, Signal::STOP)?;
-    thread::sleep(time);
-    kill_process(pid, Signal::CONT)?;
-    Ok(())
 }

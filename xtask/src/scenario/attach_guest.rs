@@ -14,9 +14,10 @@ use rustix::fs::ioctl_ficlone;
 
 use super::{
     Outcome, Place,
+    bench_path::{prepare, processor_seconds, work},
     compare::read_raw,
     field::{Field, sync},
-    scratch::Scratch,
+    monitor::Monitor,
     workload::{Balances, Workload},
 };
 use crate::{
@@ -26,6 +27,9 @@ use crate::{
 
 const ASK: &str = "/run/ask";
 const ANSWER: &str = "/run/answer";
+
+/// Clones of the work that is measured: few, since the processors are emulated.
+const CLONES: u64 = 60;
 
 /// Ends when asked to.
 pub(super) fn run_guest(place: &Place) -> Result<Outcome> {
@@ -54,8 +58,9 @@ pub(super) fn run_guest(place: &Place) -> Result<Outcome> {
     // A balance would move the broken extents, which is another story.
     let workload = Workload::start(&field.scratch.mount_point, 3, Balances::None)?;
     fs::write("/run/ready", "")?;
-    listen(&field, (clone.bytenr, single.bytenr))?;
-    drop(workload);
+    let planted = (clone.bytenr, single.bytenr);
+    let mut guest = Guest { place, field, planted, workload: Some(workload), monitor: None };
+    guest.listen()?;
     Ok(Outcome::Passed)
 }
 
@@ -87,48 +92,93 @@ impl Drop for Daemon {
     }
 }
 
-fn listen(field: &Field, planted: (u64, u64)) -> Result<()> {
-    loop {
-        thread::sleep(Duration::from_millis(50));
-        for entry in fs::read_dir(ASK)? {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            fs::remove_file(&path)?;
-            let answer = answer(field, planted, &name);
-            let answer = answer.unwrap_or_else(|error| format!("failed: {error:#}"));
-            // Renamed: once there, it is whole.
-            fs::write("/run/answer.new", answer)?;
-            fs::rename("/run/answer.new", ANSWER)?;
-            if name == "stop" {
-                return Ok(());
+/// What can be asked of.
+struct Guest<'a> {
+    place: &'a Place,
+    field: Field,
+    /// Extents with a fault: the one that is cloned again, and the one that is deleted.
+    planted: (u64, u64),
+    workload: Option<Workload>,
+    monitor: Option<Monitor>,
+}
+
+impl Guest<'_> {
+    fn listen(&mut self) -> Result<()> {
+        loop {
+            thread::sleep(Duration::from_millis(50));
+            for entry in fs::read_dir(ASK)? {
+                let path = entry?.path();
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                fs::remove_file(&path)?;
+                let answer = self.answer(&name);
+                let answer = answer.unwrap_or_else(|error| format!("failed: {error:#}"));
+                // Renamed: once there, it is whole.
+                fs::write("/run/answer.new", answer)?;
+                fs::rename("/run/answer.new", ANSWER)?;
+                if name == "stop" {
+                    return Ok(());
+                }
             }
         }
     }
+
+    fn answer(&mut self, asked: &str) -> Result<String> {
+        let scratch = &self.field.scratch;
+        match asked {
+            "freeze" => {
+                run("fsfreeze", &["--freeze", scratch.mount_name()])?;
+                let raw = read_raw(&scratch.device)?;
+                return Ok(format!("{} {}\n{}", raw.generation, raw.node_len_bytes, raw.dump));
+            }
+            "thaw" => return run("fsfreeze", &["--unfreeze", scratch.mount_name()]),
+            "planted" => return Ok(format!("{} {}", self.planted.0, self.planted.1)),
+            "clone-again" => {
+                let source = File::open(scratch.path("origin"))?;
+                let target = File::options().write(true).open(scratch.path("clone"))?;
+                ioctl_ficlone(&target, &source).context("cannot clone again")?;
+            }
+            "delete-single" => {
+                fs::remove_file(scratch.path("single"))?;
+                // The kernel aborts.
+                let _ = sync(scratch);
+            }
+            "rest" => {
+                self.workload.take().map(Workload::stop).transpose()?;
+                prepare(scratch)?;
+            }
+            "work" => return Ok(work(scratch, CLONES)?.to_string()),
+            "start-monitor" => {
+                let mut monitor = Monitor::start(self.place, scratch.device_name(), &[])?;
+                monitor.wait_for("seeded")?;
+                self.monitor = Some(monitor);
+            }
+            "cpu-of-monitor" => {
+                let monitor = self.monitor.as_ref().context("no monitor runs")?;
+                return Ok(processor_seconds(monitor.pid())?.to_string());
+            }
+            "stop-monitor" => {
+                self.monitor.take().context("no monitor runs")?.stop()?.expect_clean()?;
+            }
+            "stop" => {}
+            other => match other.strip_prefix("cpu-of-") {
+                Some(name) => return Ok(processor_seconds_of(name)?.to_string()),
+                None => bail!("what is {other}?"),
+            },
+        }
+        Ok(String::new())
+    }
 }
 
-fn answer(field: &Field, planted: (u64, u64), asked: &str) -> Result<String> {
-    let scratch: &Scratch = &field.scratch;
-    match asked {
-        "freeze" => {
-            run("fsfreeze", &["--freeze", scratch.mount_name()])?;
-            let raw = read_raw(&scratch.device)?;
-            Ok(format!("{} {}\n{}", raw.generation, raw.node_len_bytes, raw.dump))
+/// Of all processes of this name.
+fn processor_seconds_of(name: &str) -> Result<f64> {
+    let mut seconds = 0.0;
+    for entry in fs::read_dir("/proc")? {
+        let Ok(pid) = entry?.file_name().to_string_lossy().parse() else { continue };
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if comm.trim() == name {
+            // One that ends meanwhile is none that is measured.
+            seconds += processor_seconds(pid).unwrap_or(0.0);
         }
-        "thaw" => run("fsfreeze", &["--unfreeze", scratch.mount_name()]),
-        "planted" => Ok(format!("{} {}", planted.0, planted.1)),
-        "clone-again" => {
-            let source = File::open(scratch.path("origin"))?;
-            let target = File::options().write(true).open(scratch.path("clone"))?;
-            ioctl_ficlone(&target, &source).context("cannot clone again")?;
-            Ok(String::new())
-        }
-        "delete-single" => {
-            fs::remove_file(scratch.path("single"))?;
-            // The kernel aborts.
-            let _ = sync(scratch);
-            Ok(String::new())
-        }
-        "stop" => Ok(String::new()),
-        other => bail!("what is {other}?"),
     }
+    Ok(seconds)
 }

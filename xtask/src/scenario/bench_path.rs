@@ -75,13 +75,13 @@ fn one_round(place: &Place, way: &mut Way) -> Result<()> {
     scratch.mount()?;
     prepare(&scratch)?;
     let Some(options) = way.options else {
-        way.seconds.push(work(&scratch)?);
+        way.seconds.push(work(&scratch, CLONES)?);
         return scratch.unmount();
     };
     let mut monitor = Monitor::start(place, scratch.device_name(), options)?;
     monitor.wait_for("seeded")?;
     let monitor_before = processor_seconds(monitor.pid())?;
-    way.seconds.push(work(&scratch)?);
+    way.seconds.push(work(&scratch, CLONES)?);
     // All that was sent is judged before the dump is written.
     monitor.dump_ledger()?;
     way.monitor_seconds.push(processor_seconds(monitor.pid())? - monitor_before);
@@ -94,7 +94,7 @@ fn one_round(place: &Place, way: &mut Way) -> Result<()> {
     Ok(())
 }
 
-fn prepare(scratch: &Scratch) -> Result<()> {
+pub(super) fn prepare(scratch: &Scratch) -> Result<()> {
     let source = File::create(scratch.path("source"))?;
     // Every other sector, so that no two extents are merged.
     for extent in 0..EXTENTS {
@@ -103,15 +103,15 @@ fn prepare(scratch: &Scratch) -> Result<()> {
     Ok(syncfs(source)?)
 }
 
-/// The work; seconds it took.
-fn work(scratch: &Scratch) -> Result<f64> {
+/// The work, on so many clones; seconds it took.
+pub(super) fn work(scratch: &Scratch, clones: u64) -> Result<f64> {
     let start = Instant::now();
     let source = File::open(scratch.path("source"))?;
-    for clone in 0..CLONES {
+    for clone in 0..clones {
         ioctl_ficlone(File::create(scratch.path(format!("clone{clone}")))?, &source)?;
     }
     syncfs(&source)?;
-    for clone in 0..CLONES {
+    for clone in 0..clones {
         fs::remove_file(scratch.path(format!("clone{clone}")))?;
     }
     syncfs(&source)?;
@@ -120,7 +120,7 @@ fn work(scratch: &Scratch) -> Result<f64> {
 
 /// User and system time of a process (man 5 proc, /proc/PID/stat: fields 14 and 15, in ticks of
 /// which Linux shows 100 a second).
-fn processor_seconds(pid: u32) -> Result<f64> {
+pub(super) fn processor_seconds(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field may hold anything, but it is the last in parentheses.
     let (_, fields) = stat.rsplit_once(')').context("no fields in /proc/PID/stat")?;
@@ -199,7 +199,7 @@ fn print(ways: &[Way; 3]) -> Result<()> {
     Ok(())
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(super) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)

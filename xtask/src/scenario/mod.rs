@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 
 mod attach;
 mod attach_guest;
+mod bench_attach;
 mod bench_path;
+mod bench_reader;
 mod cannot_start;
 mod compare;
 mod corpus;
@@ -19,6 +21,7 @@ mod journal;
 mod monitor;
 mod oracle;
 mod planted;
+mod replay;
 mod scratch;
 mod workload;
 
@@ -28,130 +31,158 @@ pub(crate) enum Outcome {
     Skipped(String),
 }
 
+/// Where `cargo xtask test` runs a scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tested {
+    /// On this machine, and in a VM with each kernel.
+    Everywhere,
+    /// On this machine alone: it boots a VM of its own, or another kernel would show no more.
+    HereOnly,
+    /// Nowhere: it is run by hand, or by another scenario.
+    No,
+}
+
 /// A scenario.
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    /// Whether `cargo xtask test` runs it.
-    pub(crate) is_test: bool,
+    pub(crate) tested: Tested,
     pub(crate) run: fn(&Place) -> Result<Outcome>,
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 19] = [
+pub(crate) const SCENARIOS: [Scenario; 22] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
-        is_test: true,
+        tested: Tested::Everywhere,
         run: hello::run,
     },
     Scenario {
         name: "honest",
         about: "the ledger equals the disk while an honest file system works",
-        is_test: true,
+        tested: Tested::Everywhere,
         run: honest::attached_before,
     },
     Scenario {
         name: "attach-midway",
         about: "the same, attached in the middle of the work",
-        is_test: true,
+        tested: Tested::Everywhere,
         run: honest::attached_midway,
     },
     Scenario {
         name: "two-devices",
         about: "the same on RAID1, by the device that the kernel does not name",
-        is_test: true,
+        tested: Tested::HereOnly,
         run: honest::on_two_devices,
     },
     Scenario {
         name: "plants",
         about: "the kernel meets planted faults as the tests of the monitor suppose",
-        is_test: true,
+        tested: Tested::Everywhere,
         run: planted::kernel_meets_them,
     },
     Scenario {
         name: "planted-missing-ref",
         about: "a back reference removed on disk is found when it is dropped",
-        is_test: true,
+        tested: Tested::Everywhere,
         run: planted::missing_ref,
     },
     Scenario {
         name: "planted-wrong-root",
         about: "a back reference that names another root is found when the right one is dropped",
-        is_test: true,
+        tested: Tested::Everywhere,
         run: planted::wrong_root,
     },
     Scenario {
         name: "planted-missing-item",
         about: "an extent item removed on disk is found when a reference is dropped",
-        is_test: true,
+        tested: Tested::Everywhere,
         run: planted::missing_item,
     },
     Scenario {
         name: "planted-low-count",
         about: "a count too low is found when one reference too many is dropped",
-        is_test: true,
+        tested: Tested::Everywhere,
         run: planted::low_count,
     },
     Scenario {
         name: "planted-goes-on",
         about: "after a finding that the kernel survives, the monitor goes on and is right",
-        is_test: true,
+        tested: Tested::Everywhere,
         run: planted::goes_on,
     },
     Scenario {
         name: "cannot-start",
         about: "bad input gets one sentence and status 1",
-        is_test: true,
+        tested: Tested::Everywhere,
         run: cannot_start::run,
+    },
+    Scenario {
+        name: "record",
+        about: "a recording replays to what the run said; half of it to the half",
+        tested: Tested::HereOnly,
+        run: replay::local,
     },
     Scenario {
         name: "corpus-quick",
         about: "file systems of several kinds, some damaged, are read exactly",
-        is_test: true,
+        tested: Tested::HereOnly,
         run: corpus::run_quick,
     },
     Scenario {
         name: "corpus",
         about: "the same with every kind that this kernel and mkfs.btrfs can make",
-        is_test: false,
+        tested: Tested::No,
         run: corpus::run_all,
     },
     Scenario {
         name: "attach-ssh",
         about: "a VM is watched by ssh, up to its panic; its recording replays to the same",
-        is_test: true,
+        tested: Tested::HereOnly,
         run: attach::by_ssh,
     },
     Scenario {
         name: "attach-cut",
         about: "the link to a VM is cut and comes back; its agent is killed",
-        is_test: true,
+        tested: Tested::HereOnly,
         run: attach::cut_link,
     },
     Scenario {
         name: "attach-serial",
         about: "a VM is watched by a virtio-serial port",
-        is_test: true,
+        tested: Tested::HereOnly,
         run: attach::by_serial,
     },
     Scenario {
         name: crate::vm::GUEST_SCENARIO,
         about: "the guest's side of these",
-        is_test: false,
+        tested: Tested::No,
         run: attach_guest::run_guest,
     },
     Scenario {
         name: "demo",
         about: "the main job, shown: an honest run, then a planted fault",
-        is_test: true,
+        tested: Tested::Everywhere,
         run: demo::run,
     },
     Scenario {
         name: "bench-path",
         about: "what the whole path costs, from the probe to the verdict, as a table",
-        is_test: false,
+        tested: Tested::No,
         run: bench_path::run,
+    },
+    Scenario {
+        name: "bench-reader",
+        about: "how fast an extent tree is read, beside others, as a table",
+        tested: Tested::No,
+        run: bench_reader::run,
+    },
+    Scenario {
+        name: "bench-attach",
+        about: "what watching costs a guest, from inside and from outside, as a table",
+        tested: Tested::No,
+        run: bench_attach::run,
     },
 ];
 
@@ -167,6 +198,11 @@ impl Place {
     pub(crate) fn new(monitor: PathBuf, device: Option<PathBuf>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("refverify-").tempdir();
         Ok(Self { monitor, device, dir: dir.context("cannot make a directory to work in")? })
+    }
+
+    /// Whether there is one disk, and no other: in a VM.
+    pub(crate) fn has_device(&self) -> bool {
+        self.device.is_some()
     }
 
     /// A directory of this run alone.

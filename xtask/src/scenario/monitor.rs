@@ -27,7 +27,7 @@ pub(crate) const STATUS_FINDINGS: i32 = 2;
 pub(crate) struct Monitor {
     child: Child,
     lines: Arc<Mutex<Vec<Value>>>,
-    stdout: Option<JoinHandle<Result<()>>>,
+    stdout: Option<JoinHandle<Result<String>>>,
     stderr: Option<JoinHandle<String>>,
     ledger_dump: PathBuf,
 }
@@ -38,6 +38,8 @@ pub(crate) struct Ended {
     pub(crate) status: i32,
     /// Every line it said.
     pub(crate) lines: Vec<Value>,
+    /// The same, as it wrote them.
+    pub(crate) text: String,
     /// Its diagnostics.
     pub(crate) stderr: String,
 }
@@ -76,24 +78,6 @@ impl Monitor {
             .ok_or_else(|| anyhow!("the monitor did not end"))?;
         let status = status.code().with_context(|| format!("the monitor ended with {status}"))?;
         self.ended(status)
-    }
-
-    /// A program that it runs.
-    pub(crate) fn child_named(&self, name: &str) -> Result<u32> {
-        let path = format!("/proc/{0}/task/{0}/children", self.pid());
-        // The thread that started it is any of them.
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid()))
-            .with_context(|| format!("no {path}"))?;
-        for task in tasks {
-            let children = fs::read_to_string(task?.path().join("children"))?;
-            for child in children.split_whitespace() {
-                let comm = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
-                if comm.trim() == name {
-                    return Ok(child.parse()?);
-                }
-            }
-        }
-        bail!("the monitor runs no {name}")
     }
 
     /// The monitor's process id.
@@ -152,9 +136,9 @@ impl Monitor {
 
     fn ended(&mut self, status: i32) -> Result<Ended> {
         let stdout = self.stdout.take().expect("taken here alone").join();
-        stdout.map_err(|_| anyhow!("the reader of the monitor's output panicked"))??;
+        let text = stdout.map_err(|_| anyhow!("the reader of the monitor's output panicked"))??;
         let stderr = self.stderr.take().map(|handle| handle.join().unwrap_or_default());
-        Ok(Ended { status, lines: self.lines(), stderr: stderr.unwrap_or_default() })
+        Ok(Ended { status, lines: self.lines(), text, stderr: stderr.unwrap_or_default() })
     }
 }
 
@@ -240,15 +224,18 @@ fn show(lines: &[Value]) -> String {
 fn read_lines(
     from: impl Read + Send + 'static,
     lines: Arc<Mutex<Vec<Value>>>,
-) -> JoinHandle<Result<()>> {
+) -> JoinHandle<Result<String>> {
     thread::spawn(move || {
+        let mut text = String::new();
         for line in BufReader::new(from).lines() {
             let line = line?;
             let value: Value = serde_json::from_str(&line)
                 .with_context(|| format!("the monitor printed what is no JSON: {line}"))?;
+            text.push_str(&line);
+            text.push('\n');
             lines.lock().expect("no holder panics").push(value);
         }
-        Ok(())
+        Ok(text)
     })
 }
 

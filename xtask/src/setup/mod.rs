@@ -3,13 +3,13 @@
 use anyhow::Result;
 
 mod bpf_linker;
-mod cargo_deny;
+mod cargo_tools;
 mod packages;
 mod rust;
 
 pub(crate) use bpf_linker::tools_dir;
-pub(crate) use cargo_deny::install as install_cargo_deny;
-pub(crate) use rust::STATIC_TARGET;
+pub(crate) use cargo_tools::{CARGO_DENY, CARGO_FUZZ};
+pub(crate) use rust::{NIGHTLY, STATIC_TARGET};
 
 /// Brings the machine to where everything here can be built and run.
 pub(crate) fn run() -> Result<()> {

@@ -41,7 +41,7 @@ fn passes(command: &mut Command) -> Result<Outcome> {
 /// Licences, sources and banned crates (`deny.toml`). Advisories need a download and are left to
 /// people.
 fn deny() -> Result<Outcome> {
-    if let Err(error) = setup::install_cargo_deny() {
+    if let Err(error) = setup::CARGO_DENY.install() {
         return Ok(Outcome::Skipped(Skip::could_run(format!("no cargo-deny: {error:#}"))));
     }
     passes(&mut cargo(&["deny", "check", "bans", "licenses", "sources"]))

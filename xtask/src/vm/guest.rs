@@ -6,7 +6,9 @@
 use std::{
     fs,
     fs::File,
+    io::{Read, Write},
     net::TcpListener,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -18,16 +20,26 @@ use anyhow::{Context, Result, bail};
 use super::{
     agreement,
     image::{self, Extras},
-    kernel::{self, Kernel, Line},
+    kernel::{self, Kernel},
     qemu,
 };
 use crate::{command, machine, workspace};
+
+/// Its kernel.
+const KERNEL: &str = "6.1";
 
 /// The name by which ssh, and so every report, knows it.
 pub(crate) const NAME: &str = "testvm";
 
 /// How long it may take to do something, under emulation.
 const LIMIT: Duration = Duration::from_mins(4);
+
+/// Downloads what such a VM needs and is not there yet.
+pub(crate) fn fetch() -> Result<()> {
+    kernel::fetch(kernel::find(KERNEL)?)?;
+    libraries()?;
+    programs().map(drop)
+}
 
 /// A running VM; killed when dropped.
 pub(crate) struct Guest {
@@ -38,6 +50,8 @@ pub(crate) struct Guest {
     pub(crate) port_socket: PathBuf,
     /// That of its QEMU guest agent.
     pub(crate) qga_socket: PathBuf,
+    /// QEMU's own monitor.
+    qemu_socket: PathBuf,
     /// The console.
     pub(crate) log: PathBuf,
     _disk: tempfile::NamedTempFile,
@@ -45,13 +59,8 @@ pub(crate) struct Guest {
 
 impl Guest {
     /// Boots it, and waits until sshd answers. `dir` is for keys and sockets.
-    pub(crate) fn boot(
-        line: &'static Line,
-        dir: &Path,
-        xtask: &Path,
-        monitor: &Path,
-    ) -> Result<Self> {
-        let kernel = kernel::fetch(line)?;
+    pub(crate) fn boot(dir: &Path, xtask: &Path, monitor: &Path) -> Result<Self> {
+        let kernel = kernel::fetch(kernel::find(KERNEL)?)?;
         let keys = Keys::make(dir)?;
         let initramfs = dir.join("initramfs.cpio");
         image::pack(&initramfs, &kernel, xtask, monitor, &extras(&keys)?)?;
@@ -61,11 +70,23 @@ impl Guest {
         let port_socket = dir.join("port.sock");
         let disk = tempfile::NamedTempFile::new().context("cannot make a scratch disk")?;
         disk.as_file().set_len(agreement::DISK_LEN_BYTES)?;
-        let log = workspace::vm().join(format!("{}-attach.log", line.name));
+        let log = workspace::vm().join(format!("{KERNEL}-attach.log"));
         let qga_socket = dir.join("qga.sock");
         let sockets = [("refverify", &*port_socket), ("org.qemu.guest_agent.0", &*qga_socket)];
-        let qemu = start(&kernel, &initramfs, disk.path(), port, &sockets, &log)?;
-        let mut guest = Self { qemu, ssh_config, port_socket, qga_socket, log, _disk: disk };
+        let mut command = command(&kernel, &initramfs, disk.path(), port, &sockets);
+        let qemu_socket = dir.join("qemu.sock");
+        let monitor = format!("unix:{},server=on,wait=off", qemu_socket.display());
+        let console =
+            File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
+        let qemu = command
+            .args(["-monitor", &monitor])
+            .stdin(Stdio::null())
+            .stdout(console.try_clone()?)
+            .stderr(console)
+            .spawn()
+            .context("cannot start qemu-system-x86_64")?;
+        let mut guest =
+            Self { qemu, ssh_config, port_socket, qga_socket, qemu_socket, log, _disk: disk };
         guest.wait_for_sshd()?;
         Ok(guest)
     }
@@ -93,6 +114,29 @@ impl Guest {
         command::output(ssh.stdin(Stdio::null()), LIMIT)
     }
 
+    /// Pulls the plug of its network, or puts it in again. Nothing else of it stops.
+    pub(crate) fn set_link(&self, link: Link) -> Result<()> {
+        let state = match link {
+            Link::Up => "on",
+            Link::Cut => "off",
+        };
+        let mut monitor = UnixStream::connect(&self.qemu_socket)
+            .with_context(|| format!("no monitor at {}", self.qemu_socket.display()))?;
+        monitor.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let prompt = |monitor: &mut UnixStream| {
+            let mut said = Vec::new();
+            let mut byte = [0];
+            while !said.ends_with(b"(qemu) ") {
+                monitor.read_exact(&mut byte).context("QEMU's monitor does not answer")?;
+                said.push(byte[0]);
+            }
+            anyhow::Ok(())
+        };
+        prompt(&mut monitor)?;
+        writeln!(monitor, "set_link net {state}")?;
+        prompt(&mut monitor)
+    }
+
     /// Asks the scenario in it for something, and waits for the answer.
     pub(crate) fn ask(&self, what: &str) -> Result<String> {
         let line = format!(
@@ -117,15 +161,20 @@ impl Drop for Guest {
 /// The scenario that runs in it.
 pub(crate) const SCENARIO: &str = "attach-guest";
 
-fn start(
+/// A guest's network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    Up,
+    Cut,
+}
+
+fn command(
     kernel: &Kernel,
     initramfs: &Path,
     disk: &Path,
     port: u16,
     sockets: &[(&str, &Path)],
-    log: &Path,
-) -> Result<Child> {
-    let console = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
+) -> Command {
     let append = qemu::kernel_parameters(SCENARIO);
     let mut qemu = qemu::command(&kernel.vmlinuz, initramfs, &append, disk);
     qemu.arg("-netdev")
@@ -137,11 +186,7 @@ fn start(
         qemu.args(["-chardev", &format!("socket,id=c{number},server=on,wait=off,path={socket}")]);
         qemu.args(["-device", &format!("virtserialport,chardev=c{number},name={name}")]);
     }
-    qemu.stdin(Stdio::null())
-        .stdout(console)
-        .stderr(Stdio::null())
-        .spawn()
-        .context("cannot start qemu-system-x86_64")
+    qemu
 }
 
 /// Free when it was asked for; nobody else asks meanwhile.
@@ -181,21 +226,30 @@ impl Keys {
 const SSHD_CONFIG: &str = "HostKey /etc/ssh/host_key\nAuthorizedKeysFile /etc/ssh/user_key.pub\n\
                            PermitRootLogin yes\nStrictModes no\nUsePAM no\nUseDNS no\n";
 
+/// Programs that hosts need not have: a package of Debian's is unpacked for them, and not
+/// installed. Where the host has one it is taken from there.
+fn programs() -> Result<Vec<(PathBuf, String)>> {
+    let mut programs = Vec::new();
+    for (name, package, path) in [
+        ("busybox", "busybox-static", "bin/busybox"),
+        ("sshd", "openssh-server", "usr/sbin/sshd"),
+        ("qemu-ga", "qemu-guest-agent", "usr/sbin/qemu-ga"),
+    ] {
+        let program = match machine::program(name) {
+            Some(program) => program,
+            None => kernel::unpacked_package(package)?.join(path),
+        };
+        programs.push((program, format!("/{path}")));
+    }
+    Ok(programs)
+}
+
+/// What sshd is linked to and hosts without an sshd may not have.
+fn libraries() -> Result<PathBuf> {
+    Ok(kernel::unpacked_package("libwrap0")?.join("usr/lib/x86_64-linux-gnu"))
+}
+
 fn extras(keys: &Keys) -> Result<Extras> {
-    let busybox = match machine::program("busybox") {
-        Some(busybox) => busybox,
-        None => kernel::unpacked_package("busybox-static")?.join("bin/busybox"),
-    };
-    let libraries = kernel::unpacked_package("libwrap0")?.join("usr/lib/x86_64-linux-gnu");
-    let sshd = match machine::program("sshd") {
-        Some(sshd) => sshd,
-        None => kernel::unpacked_package("openssh-server")?.join("usr/sbin/sshd"),
-    };
-    let qemu_ga = match machine::program("qemu-ga") {
-        Some(qemu_ga) => qemu_ga,
-        None => kernel::unpacked_package("qemu-guest-agent")?.join("usr/sbin/qemu-ga"),
-    };
-    let ip = machine::program("ip").context("ip is missing (package iproute2)")?;
     let passwd = b"root::0:0:root:/:/bin/sh\nsshd:x:101:65534::/run/sshd:/bin/false\n";
     let file = |path: &str, mode, content: &[u8]| (path.to_owned(), mode, content.to_vec());
     Ok(Extras {
@@ -205,12 +259,7 @@ fn extras(keys: &Keys) -> Result<Extras> {
             file("/etc/ssh/host_key", 0o600, &keys.read("host_key")?),
             file("/etc/ssh/user_key.pub", 0o644, &keys.read("user_key.pub")?),
         ],
-        programs: vec![
-            (busybox, "/bin/busybox".to_owned()),
-            (sshd, "/usr/sbin/sshd".to_owned()),
-            (ip, "/bin/ip".to_owned()),
-            (qemu_ga, "/usr/sbin/qemu-ga".to_owned()),
-        ],
-        libraries,
+        programs: programs()?,
+        libraries: libraries()?,
     })
 }

@@ -19,8 +19,10 @@ mod modules;
 mod qemu;
 
 pub(crate) use agreement::Verdict;
-pub(crate) use guest::{Guest, NAME as GUEST_NAME, SCENARIO as GUEST_SCENARIO};
-pub(crate) use kernel::{LINES, find as find_line, obstacle, unpacked_packages};
+pub(crate) use guest::{
+    Guest, Link, NAME as GUEST_NAME, SCENARIO as GUEST_SCENARIO, fetch as fetch_guest,
+};
+pub(crate) use kernel::{LINES, obstacle, unpacked_packages};
 pub(crate) use qemu::Echo;
 
 /// A kernel with an image to boot.

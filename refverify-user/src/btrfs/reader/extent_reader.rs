@@ -17,6 +17,7 @@ use super::{
     walk::{Next, TreeWalk},
 };
 use crate::btrfs::{
+    DiskExtent,
     checks::CheckContext,
     format::{
         self, BlockFault, BlockPointer, ChunkMap, DeviceItem, Item, Key, Leaf, ReadFailure,
@@ -139,6 +140,13 @@ impl ExtentReader {
         self.take_answer(answer);
     }
 
+    /// Takes back an extent that was told and is of no more use: the next ones take its memory.
+    pub fn reuse(&mut self, extent: DiskExtent) {
+        if let Some(assembler) = &mut self.assembler {
+            assembler.reuse(extent);
+        }
+    }
+
     /// What came of the answers so far; `None` until more of them come, and after the end.
     pub fn next_step(&mut self) -> Option<ReaderStep> {
         while self.steps.is_empty() {
@@ -148,6 +156,11 @@ impl ExtentReader {
             }
         }
         self.steps.pop_front()
+    }
+
+    /// Whether nothing more will come until [`ExtentReader::restart`].
+    pub fn has_ended(&self) -> bool {
+        matches!(self.stage, Stage::Ended) && self.steps.is_empty()
     }
 
     /// Asks for the superblock to be read again at the next border between leaves, and for

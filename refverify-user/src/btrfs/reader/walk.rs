@@ -2,15 +2,21 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ops::Range,
+    ops::{Bound, Range},
 };
 
 use bytes::Bytes;
 
 use crate::btrfs::format::{BlockFault, BlockPointer, Key, Leaf, TreeBlock};
 
-/// How many blocks at the left edge of what is unread are wanted at once.
-const BLOCKS_AHEAD: usize = 64;
+/// How many blocks at the left edge of what is unread are wanted at once. They come in any
+/// order and are told from left to right, so that the device has some of them to do at any
+/// time. With the largest blocks they are 16 MiB.
+const BLOCKS_AHEAD: usize = 256;
+
+/// More are wanted when no more than so many are left: then there are enough of them for
+/// neighbours to be read together.
+const BLOCKS_LEFT: usize = 192;
 
 /// How many of them may be above the leaves: each can bring hundreds of pointers.
 const INTERIOR_AHEAD: usize = 32;
@@ -35,9 +41,19 @@ pub(super) struct TreeWalk {
     root: BlockPointer,
     range: Range<Key>,
     frontier: BTreeMap<Key, (BlockPointer, State)>,
+    ahead: Ahead,
     /// Leaves that the walk before had read ahead, by bytenr and generation: most of them are
     /// the same in the newer tree. Never more than a window of them.
     kept: HashMap<(u64, u64), Leaf>,
+}
+
+/// How far to the right blocks are wanted.
+#[derive(Debug)]
+enum Ahead {
+    /// Not known: a place to the left has changed.
+    Unknown,
+    /// So many blocks, some of them above the leaves, up to this key.
+    Known { blocks: usize, interior: usize, upto: Key },
 }
 
 /// What comes next, from left to right.
@@ -59,7 +75,7 @@ impl TreeWalk {
         } else {
             BTreeMap::from([(Key::first_of(0), (root, State::Wanted))])
         };
-        Self { root, range, frontier, kept: HashMap::new() }
+        Self { root, range, frontier, ahead: Ahead::Unknown, kept: HashMap::new() }
     }
 
     /// A walk over a newer tree, which uses again what `older` had read ahead.
@@ -88,17 +104,30 @@ impl TreeWalk {
 
     /// The blocks to read now; each is named once.
     pub(super) fn take_wanted(&mut self) -> Vec<BlockPointer> {
+        let (mut blocks, mut interior, from) = match self.ahead {
+            Ahead::Known { blocks, .. } if blocks > BLOCKS_LEFT => return Vec::new(),
+            Ahead::Known { blocks, interior, upto } => (blocks, interior, Bound::Excluded(upto)),
+            Ahead::Unknown => (0, 0, Bound::Unbounded),
+        };
         let mut wanted = Vec::new();
-        for (place, (pointer, state)) in self.frontier.values_mut().take(BLOCKS_AHEAD).enumerate() {
-            match state {
-                // What is behind a bad block is likely to be read again from elsewhere.
-                State::Bad(_) => break,
-                State::Wanted if pointer.level == 0 || place < INTERIOR_AHEAD => {
-                    *state = State::Reading;
-                    wanted.push(*pointer);
-                }
-                _ => {}
+        let mut upto = None;
+        for (key, (pointer, state)) in self.frontier.range_mut((from, Bound::Unbounded)) {
+            let is_interior = pointer.level > 0;
+            let is_enough = blocks == BLOCKS_AHEAD || (is_interior && interior == INTERIOR_AHEAD);
+            // What is behind a bad block is likely to be read again from elsewhere.
+            if is_enough || matches!(state, State::Bad(_)) {
+                break;
             }
+            if matches!(state, State::Wanted) {
+                *state = State::Reading;
+                wanted.push(*pointer);
+            }
+            blocks += 1;
+            interior += usize::from(is_interior);
+            upto = Some(*key);
+        }
+        if let Some(upto) = upto {
+            self.ahead = Ahead::Known { blocks, interior, upto };
         }
         wanted
     }
@@ -116,9 +145,13 @@ impl TreeWalk {
         }
         match block {
             Ok(TreeBlock::Leaf(leaf)) => *state = State::Read(leaf),
-            Err(faults) => *state = State::Bad(faults),
+            Err(faults) => {
+                *state = State::Bad(faults);
+                self.ahead = Ahead::Unknown;
+            }
             Ok(TreeBlock::Interior(interior)) => {
                 self.frontier.remove(&place);
+                self.ahead = Ahead::Unknown;
                 let range = &self.range;
                 let in_range = interior
                     .children()
@@ -134,6 +167,7 @@ impl TreeWalk {
 
     /// Wants a bad block once more.
     pub(super) fn retry_bad(&mut self) {
+        self.ahead = Ahead::Unknown;
         for (_, state) in self.frontier.values_mut() {
             if matches!(state, State::Bad(_)) {
                 *state = State::Wanted;
@@ -150,6 +184,9 @@ impl TreeWalk {
             (_, State::Read(leaf)) => {
                 let leaf = leaf.clone();
                 first.remove();
+                if let Ahead::Known { blocks, .. } = &mut self.ahead {
+                    *blocks = blocks.saturating_sub(1);
+                }
                 Next::Leaf(leaf)
             }
         }

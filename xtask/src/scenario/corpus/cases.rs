@@ -163,7 +163,7 @@ pub(super) const CASES: &[Case] = &[
         "mixed-raid1",
         2,
         &["--mixed", "-m", "raid1", "-d", "raid1"],
-        &[&[TreeBlocks { devid: 1 }], &[Missing { devid: 1 }]],
+        &[&[TreeBlocks { devid: 1 }], &[TreeBlocks { devid: 2 }], &[Missing { devid: 1 }]],
     ),
     Case {
         making: Making::PartlyConverted("raid1c3"),
@@ -203,10 +203,7 @@ pub(super) const CASES: &[Case] = &[
         making: Making::FirstDeviceRemoved,
         ..profile("first-device-removed", 2, &["-m", "raid1", "-d", "single"], &[])
     },
-    Case {
-        making: Making::Replaced,
-        ..profile("device-replaced", 2, &["-m", "raid1"], &[&[Missing { devid: 1 }]])
-    },
+    Case { making: Making::Replaced, ..profile("device-replaced", 2, &["-m", "raid1"], &[]) },
     Case {
         is_quick: true,
         making: Making::Images,
