@@ -51,7 +51,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 22] = [
+pub(crate) const SCENARIOS: [Scenario; 23] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -75,6 +75,12 @@ pub(crate) const SCENARIOS: [Scenario; 22] = [
         about: "the same on RAID1, by the device that the kernel does not name",
         tested: Tested::HereOnly,
         run: honest::on_two_devices,
+    },
+    Scenario {
+        name: "new-device",
+        about: "the same after a device has joined, by which the kernel then names it",
+        tested: Tested::HereOnly,
+        run: honest::on_a_new_device,
     },
     Scenario {
         name: "plants",

@@ -53,6 +53,16 @@ impl Scratch {
         Ok(Some(scratch))
     }
 
+    /// Gives the place of the first device, and its number in the file system, to a new one.
+    pub(crate) fn replace_first(&mut self, place: &Place, len_bytes: u64) -> Result<()> {
+        let new = loop_device(&place.dir().join("new-image"), len_bytes)?;
+        let old = std::mem::replace(&mut self.device, new);
+        let old = old.to_str().context("device names are ASCII")?;
+        let args = ["replace", "start", "-B", "-f", old, self.device_name(), self.mount_name()];
+        run("btrfs", &args)?;
+        run("losetup", &["--detach", old]).map(drop)
+    }
+
     /// All its devices.
     pub(crate) fn devices(&self) -> impl Iterator<Item = &Path> {
         std::iter::once(&self.device).chain(&self.second).map(PathBuf::as_path)
