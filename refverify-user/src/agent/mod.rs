@@ -19,6 +19,7 @@
 //! | `device` | the watched devices, found and checked |
 //! | `members`, `member` | all devices of a file system, found when they are asked for |
 //! | `direct` | reads with `O_DIRECT` |
+//! | `zones` | where a zoned device keeps its superblock |
 //! | `sysfs` | what sysfs tells of block devices and of mounted btrfs |
 //! | `symbols` | kernel addresses to names |
 //! | `pump` | the loop: drain, tell, answer |
@@ -64,6 +65,7 @@ mod reads;
 mod symbols;
 mod sysfs;
 mod watched;
+mod zones;
 
 pub use btf::BtfError;
 pub use device::DeviceError;
