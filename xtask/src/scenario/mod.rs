@@ -24,6 +24,7 @@ mod planted;
 mod replay;
 mod scratch;
 mod workload;
+mod zoned;
 
 /// How a scenario can end, besides an error.
 pub(crate) enum Outcome {
@@ -51,7 +52,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 23] = [
+pub(crate) const SCENARIOS: [Scenario; 24] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -81,6 +82,12 @@ pub(crate) const SCENARIOS: [Scenario; 23] = [
         about: "the same after a device has joined, by which the kernel then names it",
         tested: Tested::HereOnly,
         run: honest::on_a_new_device,
+    },
+    Scenario {
+        name: "zoned",
+        about: "the ledger equals the disk on a zoned device",
+        tested: Tested::Everywhere,
+        run: zoned::run_zoned,
     },
     Scenario {
         name: "plants",

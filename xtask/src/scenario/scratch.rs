@@ -28,19 +28,20 @@ pub(crate) struct Scratch {
 impl Scratch {
     /// An empty device of `len_bytes` (a VM's disk has its own length).
     pub(crate) fn new(place: &Place, len_bytes: u64) -> Result<Self> {
+        if let Some(device) = &place.device {
+            return Self::on(place, device);
+        }
+        let mut scratch = Self::on(place, &loop_device(&place.dir().join("image"), len_bytes)?)?;
+        scratch.is_loop = true;
+        Ok(scratch)
+    }
+
+    /// A block device that is there already.
+    pub(crate) fn on(place: &Place, device: &Path) -> Result<Self> {
         let mount_point = place.dir().join("mnt");
         fs::create_dir_all(&mount_point)?;
-        if let Some(device) = &place.device {
-            return Ok(Self {
-                device: device.clone(),
-                second: None,
-                mount_point,
-                mounted: false,
-                is_loop: false,
-            });
-        }
-        let device = loop_device(&place.dir().join("image"), len_bytes)?;
-        Ok(Self { device, second: None, mount_point, mounted: false, is_loop: true })
+        let device = device.to_owned();
+        Ok(Self { device, second: None, mount_point, mounted: false, is_loop: false })
     }
 
     /// Two empty devices of `len_bytes` each; `None` in a VM, which has one disk.

@@ -213,7 +213,7 @@ pub(super) const CASES: &[Case] = &[
     sectors("sectors-16k", &["--sectorsize", "16384"]),
     sectors("sectors-64k", &["--sectorsize", "65536", "--nodesize", "65536"]),
     // What this kernel or mkfs.btrfs is likely to lack; then the list says so.
-    option("zoned", &["-O", "zoned"]),
+    option("zoned-emulated", &["-O", "zoned"]),
     Case { ..profile("raid-stripe-tree", 2, &["-O", "raid-stripe-tree", "-d", "raid1"], &[]) },
     option("extent-tree-v2", &["-O", "extent-tree-v2"]),
 ];
