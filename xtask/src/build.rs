@@ -10,12 +10,9 @@ use crate::{
     workspace,
 };
 
-/// The monitor as a static release binary: the same file runs here and in every VM. Beside it, in
-/// `examples`, is the program that prints what the reader finds.
+/// The monitor as a static release binary: the same file runs here and in every VM.
 pub(crate) fn monitor() -> Result<PathBuf> {
-    let what = ["-p", "refverify-user", "--bins", "--example", "extents"];
-    let args = ["build", "--quiet", "--release", "--target", STATIC_TARGET];
-    let args = [&args[..], &what].concat();
+    let args = ["build", "--quiet", "--release", "-p", "refverify-user", "--target", STATIC_TARGET];
     show_and_run(&mut cargo(&args))?;
     Ok(workspace::target().join(STATIC_TARGET).join("release/refverify-monitor"))
 }

@@ -136,17 +136,10 @@ impl Device {
         })
     }
 
-    /// The numbers of all devices of its file system that can be found now, as the kernel keeps
-    /// them; its own is one of them.
-    pub(super) fn kernel_devs(&self) -> Vec<u32> {
-        self.members.block_devices().iter().map(|(rdev, _)| kernel_dev(*rdev)).collect()
-    }
-
-    /// Their names, as the kernel writes them into `super_block.s_id` (`"%pg"`, of which sysfs
-    /// changes `/` to `!`), those that are not too long to be written there whole.
-    pub(super) fn kernel_names(&self) -> Vec<DeviceName> {
-        let devices = self.members.block_devices();
-        devices.iter().filter_map(|(_, kname)| kernel_name(kname)).collect()
+    /// What the kernel calls the devices of its file system, as far as they can be found now; its
+    /// own is one of them.
+    pub(super) fn keys(&self) -> Vec<DeviceKey> {
+        self.members.block_devices().iter().map(DeviceKey::new).collect()
     }
 
     /// It and the other devices of its file system.
@@ -168,9 +161,21 @@ impl Device {
     }
 }
 
-/// A device's number as the kernel keeps it (`MKDEV`: 12 bits of major, 20 of minor).
-fn kernel_dev(rdev: u64) -> u32 {
-    (major(rdev) << 20) | (minor(rdev) & 0xf_ffff)
+/// What the kernel calls a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DeviceKey {
+    /// Its number as the kernel keeps it (`MKDEV`: 12 bits of major, 20 of minor).
+    pub(super) number: u32,
+    /// Its name as the kernel writes it into `super_block.s_id` (`"%pg"`, of which sysfs changes
+    /// `/` to `!`); none if it is too long to be written there whole.
+    pub(super) name: Option<DeviceName>,
+}
+
+impl DeviceKey {
+    fn new((rdev, kname): &(u64, String)) -> Self {
+        let number = (major(*rdev) << 20) | (minor(*rdev) & 0xf_ffff);
+        Self { number, name: kernel_name(kname) }
+    }
 }
 
 fn kernel_name(kname: &str) -> Option<DeviceName> {

@@ -108,7 +108,7 @@ pub(super) fn locate(
 ) -> Result<Wanted<BlockRequest>, BlockError> {
     let BlockRequest { offset, len_bytes, devid, .. } = request;
     let member = members.member(devid)?;
-    member.allow(offset, len_bytes)?;
+    let offset = member.locate(offset, len_bytes)?;
     Ok(Wanted { member, offset, len_bytes, tag: request })
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::direct;
+use super::{direct, zones};
 use crate::{
     btrfs::format::{SUPERBLOCK_LEN_BYTES, SUPERBLOCK_OFFSET, Superblock},
     feed::BlockError,
@@ -23,6 +23,8 @@ pub struct Member {
     file: File,
     /// Its number as user space writes it; `None` for an image.
     rdev: Option<u64>,
+    /// Whether its superblock is in a log.
+    is_zoned: bool,
 }
 
 impl Member {
@@ -48,7 +50,8 @@ impl Member {
         // Of what was opened, whatever the path may name by now.
         let opened = file.metadata()?;
         let rdev = opened.file_type().is_block_device().then(|| opened.rdev());
-        Ok(Self { path: path.to_owned(), file, rdev })
+        let is_zoned = rdev.is_some_and(zones::is_zoned);
+        Ok(Self { path: path.to_owned(), file, rdev, is_zoned })
     }
 
     /// As it was opened.
@@ -68,7 +71,18 @@ impl Member {
 
     /// The bytes of its superblock.
     pub(super) fn superblock_bytes(&self) -> io::Result<Bytes> {
-        direct::read(&self.file, SUPERBLOCK_OFFSET, SUPERBLOCK_LEN_BYTES)
+        direct::read(&self.file, self.superblock_offset()?, SUPERBLOCK_LEN_BYTES)
+    }
+
+    /// Where its newest primary superblock is.
+    fn superblock_offset(&self) -> io::Result<u64> {
+        if !self.is_zoned {
+            return Ok(SUPERBLOCK_OFFSET);
+        }
+        zones::superblock_offset(&self.file, |offset| {
+            let block = direct::read(&self.file, offset, SUPERBLOCK_LEN_BYTES).ok()?;
+            Superblock::parse(&block).ok().map(|superblock| superblock.generation)
+        })
     }
 
     /// Its superblock, if it has one that makes sense.
@@ -83,20 +97,26 @@ impl Member {
     /// If the part is not aligned to 4096 bytes, too long or outside of the device, or if it
     /// cannot be read.
     pub fn read(&self, offset: u64, len_bytes: u32) -> Result<Bytes, BlockError> {
-        self.allow(offset, len_bytes)?;
+        let offset = self.locate(offset, len_bytes)?;
         direct::read(&self.file, offset, len_bytes)
             .map_err(|error| self.failed(offset, len_bytes, error.to_string()))
     }
 
-    /// Refuses what [`Member::read`] refuses, without reading.
-    pub(super) fn allow(&self, offset: u64, len_bytes: u32) -> Result<(), BlockError> {
+    /// Refuses what [`Member::read`] refuses, without reading. Gives the offset to read at: on a
+    /// zoned device it is another one for the superblock.
+    pub(super) fn locate(&self, offset: u64, len_bytes: u32) -> Result<u64, BlockError> {
         let failed = |reason| self.failed(offset, len_bytes, reason);
         if !self.is_still_there() {
             return Err(failed("the path names another device now".to_owned()));
         }
         let size = direct::size_of(&self.file).map_err(|error| failed(error.to_string()))?;
-        let is_allowed = direct::is_allowed(offset, len_bytes, size);
-        if is_allowed { Ok(()) } else { Err(BlockError::Refused { offset, len_bytes }) }
+        if !direct::is_allowed(offset, len_bytes, size) {
+            return Err(BlockError::Refused { offset, len_bytes });
+        }
+        if (offset, len_bytes) == (SUPERBLOCK_OFFSET, SUPERBLOCK_LEN_BYTES) {
+            return self.superblock_offset().map_err(|error| failed(error.to_string()));
+        }
+        Ok(offset)
     }
 
     /// That a part of it could not be read.

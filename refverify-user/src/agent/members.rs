@@ -11,11 +11,12 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use super::{member::Member, sysfs};
 use crate::{
@@ -43,6 +44,9 @@ struct Known {
     found: BTreeMap<u64, (Option<Arc<Member>>, Instant)>,
     /// What the chunk tree says of the devices.
     items: BTreeMap<u64, DeviceItem>,
+    /// The fsid of the named device and the kernel's names of others that have it, when all were
+    /// searched last.
+    scanned: Option<(Uuid, Vec<String>)>,
 }
 
 impl Members {
@@ -73,7 +77,7 @@ impl Members {
     /// Takes in what the chunk tree says of the devices: only so can those of a seed be told by
     /// their superblocks, which are of another file system.
     pub fn expect(&self, items: &BTreeMap<u64, DeviceItem>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.lock();
         if known.items != *items {
             known.items.clone_from(items);
             known.found.clear();
@@ -98,7 +102,7 @@ impl Members {
         if devid == 0 {
             return Ok(Arc::clone(&self.named));
         }
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.lock();
         let now = Instant::now();
         let found = match known.found.get(&devid) {
             Some((found, at)) if now.duration_since(*at) < BELIEVED => found.clone(),
@@ -111,26 +115,37 @@ impl Members {
         found.ok_or(BlockError::NoDevice { devid })
     }
 
-    /// The numbers of all block devices that the file system has, as far as they can be found: as
-    /// user space writes them, with the kernel's names.
+    /// All block devices that the file system has, as far as they can be found: numbers as user
+    /// space writes them, with the kernel's names. Where it is not mounted all devices are
+    /// searched, once; after that only those that were found are looked at, until another file
+    /// system is made.
     pub(super) fn block_devices(&self) -> Vec<(u64, String)> {
         let named = self.named.rdev().and_then(|rdev| Some((rdev, sysfs::kernel_name(rdev).ok()?)));
-        let numbered = |kname: String| Some((sysfs::device_number(&kname)?, kname));
         let mut all: Vec<_> = named.into_iter().collect();
         if let Some(dir) = self.mounted_dir() {
             all.extend(sysfs::devices_of_mounted(&dir).into_iter().filter_map(numbered));
         } else if let Some(named) = self.named.superblock().filter(|it| it.num_devices > 1) {
-            let is_same = |member: &Member| {
-                member
-                    .superblock()
-                    .is_some_and(|it| it.fsid == named.fsid && it.device != named.device)
+            let mut known = self.lock();
+            let candidates = match &known.scanned {
+                Some((fsid, devices)) if *fsid == named.fsid => devices.clone(),
+                _ => sysfs::unstacked_devices(),
             };
-            let others = scan().filter(|(_, member)| is_same(member));
-            all.extend(others.filter_map(|(kname, _)| numbered(kname)));
+            let is_same = |kname: &String| {
+                let superblock = open_block_device(kname).and_then(|member| member.superblock());
+                superblock.is_some_and(|it| it.fsid == named.fsid && it.device != named.device)
+            };
+            let found: Vec<String> = candidates.into_iter().filter(is_same).collect();
+            all.extend(found.iter().cloned().filter_map(numbered));
+            known.scanned = Some((named.fsid, found));
         }
         all.sort_unstable();
         all.dedup();
         all
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        // What is known is right whatever has become of another thread.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn mounted_dir(&self) -> Option<PathBuf> {
@@ -156,7 +171,8 @@ impl Members {
             None => found.device.devid == devid && found.fsid == named.fsid,
         };
         let given = self.others.iter().cloned();
-        let scanned = scan().map(|(_, member)| Arc::new(member));
+        let scanned = sysfs::unstacked_devices().into_iter();
+        let scanned = scanned.filter_map(|kname| open_block_device(&kname).map(Arc::new));
         let candidate = |member: Arc<Member>| {
             let superblock = member.superblock().filter(is_it)?;
             Some((superblock.generation, member))
@@ -174,8 +190,6 @@ fn open_block_device(kname: &str) -> Option<Member> {
     (member.rdev()? == sysfs::device_number(kname)?).then_some(member)
 }
 
-/// All block devices that can be read, by the kernel's names.
-fn scan() -> impl Iterator<Item = (String, Member)> {
-    let devices = sysfs::unstacked_devices().into_iter();
-    devices.filter_map(|kname| open_block_device(&kname).map(|member| (kname, member)))
+fn numbered(kname: String) -> Option<(u64, String)> {
+    Some((sysfs::device_number(&kname)?, kname))
 }

@@ -9,6 +9,7 @@
 //! | `probes` | which hooks there are, loading, attaching |
 //! | `decode` | from the bytes of the ring buffer to events |
 //! | `losses` | what was lost, as the kernel side counts it |
+//! | `watched` | which devices the eBPF programs know as watched ones |
 //! | `chunk_trees` | how a mounted file system is known where BTF does not help |
 //! | `mounts` | which of the watched file systems are mounted |
 //! | `disks` | the devices of one file system, for reading it once |
@@ -18,6 +19,7 @@
 //! | `device` | the watched devices, found and checked |
 //! | `members`, `member` | all devices of a file system, found when they are asked for |
 //! | `direct` | reads with `O_DIRECT` |
+//! | `zones` | where a zoned device keeps its superblock |
 //! | `sysfs` | what sysfs tells of block devices and of mounted btrfs |
 //! | `symbols` | kernel addresses to names |
 //! | `pump` | the loop: drain, tell, answer |
@@ -62,6 +64,8 @@ mod pump;
 mod reads;
 mod symbols;
 mod sysfs;
+mod watched;
+mod zones;
 
 pub use btf::BtfError;
 pub use device::DeviceError;
@@ -188,7 +192,7 @@ impl Agent {
         layout.ebpf.stacks = u32::from(stacks);
         let (hooks, mut unseen) = probes::hooks(mode, layout.group_bound, &kernel_release);
         unseen.extend(layout.unseen());
-        let mut ebpf = probes::load(&hooks, &layout.ebpf, &devices, ring_bytes)?;
+        let (mut ebpf, watched) = probes::load(&hooks, &layout.ebpf, &devices, ring_bytes)?;
         let ring = probes::ring(&mut ebpf)?;
         let losses = LossCounters::new(losses_map(&mut ebpf)?, &ebpf);
         let chunk_trees = if layout.knows_devices() {
@@ -196,7 +200,7 @@ impl Agent {
         } else {
             Some(probes::chunk_trees(&mut ebpf, devices.len())?)
         };
-        let mounts = Mounts::new(Arc::clone(&devices), mode, chunk_trees);
+        let mounts = Mounts::new(Arc::clone(&devices), mode, chunk_trees, Some(watched));
         let attached = probes::attach(&mut ebpf, &hooks)?;
         let hello = Hello {
             kernel_release,
@@ -289,7 +293,7 @@ fn open_all(given: &[PathBuf]) -> Result<Arc<[Device]>, AgentError> {
     let mut devices = Vec::new();
     for path in given {
         let device = Device::open(path)?;
-        if !device.kernel_devs().into_iter().all(|dev| seen.insert(dev)) {
+        if !device.keys().iter().all(|key| seen.insert(key.number)) {
             return Err(DeviceError::Twice { path: path.clone() }.into());
         }
         devices.push(device);

@@ -14,6 +14,8 @@ pub mod objectid {
     pub const CHUNK_TREE: u64 = 3;
     /// The top-level subvolume.
     pub const FS_TREE: u64 = 5;
+    /// The directory of the tree of roots: no tree.
+    pub const ROOT_TREE_DIR: u64 = 6;
     /// The first id that a subvolume or an inode can have.
     pub const FIRST_FREE: u64 = 256;
     /// The chunk items' object id in the chunk tree.

@@ -24,6 +24,7 @@ mod planted;
 mod replay;
 mod scratch;
 mod workload;
+mod zoned;
 
 /// How a scenario can end, besides an error.
 pub(crate) enum Outcome {
@@ -51,7 +52,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 22] = [
+pub(crate) const SCENARIOS: [Scenario; 25] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -69,6 +70,24 @@ pub(crate) const SCENARIOS: [Scenario; 22] = [
         about: "the same, attached in the middle of the work",
         tested: Tested::Everywhere,
         run: honest::attached_midway,
+    },
+    Scenario {
+        name: "two-devices",
+        about: "the same on RAID1, by the device that the kernel does not name",
+        tested: Tested::HereOnly,
+        run: honest::on_two_devices,
+    },
+    Scenario {
+        name: "new-device",
+        about: "the same after a device has joined, by which the kernel then names it",
+        tested: Tested::HereOnly,
+        run: honest::on_a_new_device,
+    },
+    Scenario {
+        name: "zoned",
+        about: "the ledger equals the disk on a zoned device",
+        tested: Tested::Everywhere,
+        run: zoned::run_zoned,
     },
     Scenario {
         name: "plants",
@@ -121,7 +140,7 @@ pub(crate) const SCENARIOS: [Scenario; 22] = [
     Scenario {
         name: "corpus-quick",
         about: "file systems of several kinds, some damaged, are read exactly",
-        tested: Tested::Everywhere,
+        tested: Tested::HereOnly,
         run: corpus::run_quick,
     },
     Scenario {
@@ -198,6 +217,11 @@ impl Place {
     pub(crate) fn new(monitor: PathBuf, device: Option<PathBuf>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("refverify-").tempdir();
         Ok(Self { monitor, device, dir: dir.context("cannot make a directory to work in")? })
+    }
+
+    /// Whether there is one disk, and no other: in a VM.
+    pub(crate) fn has_device(&self) -> bool {
+        self.device.is_some()
     }
 
     /// A directory of this run alone.

@@ -28,6 +28,9 @@ const MAGIC: [u8; 8] = *b"_BHRfS_M";
 /// `BTRFS_FEATURE_INCOMPAT_METADATA_UUID`.
 const METADATA_UUID: u64 = 1 << 10;
 
+/// `BTRFS_FEATURE_INCOMPAT_SKINNY_METADATA`.
+const SKINNY_METADATA: u64 = 1 << 8;
+
 /// `BTRFS_FEATURE_INCOMPAT_SIMPLE_QUOTA`.
 const SIMPLE_QUOTA: u64 = 1 << 16;
 
@@ -188,6 +191,11 @@ impl Superblock {
             self.chunk_root_generation,
             self.chunk_root_level,
         )
+    }
+
+    /// Whether tree blocks may have items of the short form.
+    pub fn has_skinny_metadata(&self) -> bool {
+        self.incompat_flags & SKINNY_METADATA != 0
     }
 
     /// Whether simple quotas are, or once were, in use: only then are there owner refs.

@@ -179,6 +179,7 @@ impl OpenExtent {
             owner_root: None,
             refs,
         };
+        context.check_form(item.key.item_type, &parsed, |kind| self.find(place, kind));
         context.check_item(&extent, |kind| self.find(place, kind));
         let mut last = None;
         for back_ref in parsed.inline {

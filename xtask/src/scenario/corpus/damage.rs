@@ -6,7 +6,7 @@ use std::{fs::File, os::unix::fs::FileExt};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::{file_system::FileSystem, progs::Progs};
+use super::file_system::FileSystem;
 
 /// Where the system and metadata of a device are: offset and length.
 type DeviceExtents = Vec<(u64, u64)>;
@@ -29,15 +29,14 @@ impl Damage {
         }
     }
 
-    /// Does it to the images of a file system that is not mounted.
-    pub(super) fn inflict(self, progs: &Progs, file_system: &mut FileSystem) -> Result<()> {
+    /// Does it to the images of a file system that is not mounted, whose chunk tree was dumped
+    /// when all was well.
+    pub(super) fn inflict(self, chunks: &str, file_system: &mut FileSystem) -> Result<()> {
         let index = usize::try_from(self.devid() - 1)?;
         let open = || File::options().write(true).open(file_system.image(index));
         match self {
             Self::TreeBlocks { devid } => {
-                let device = file_system.devices()?[0].to_owned();
-                let args = ["inspect-internal", "dump-tree", "-t", "chunk", &device];
-                let places = tree_blocks(&progs.run("btrfs", &args)?, devid)?;
+                let places = tree_blocks(chunks, devid)?;
                 ensure!(!places.is_empty(), "device {devid} holds no tree blocks");
                 let image = open()?;
                 for (offset, len_bytes) in places {
