@@ -24,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
     let mut rest = data;
     let [level, count, has_neighbours] = take(&mut rest);
     let mut block = vec![0; NODE_BYTES];
-    block[32..48].copy_from_slice(FORMAT.fsid.as_bytes());
+    block[32..48].copy_from_slice(FORMAT.fsids[0].as_bytes());
     block[48..56].copy_from_slice(&4096_u64.to_le_bytes());
     block[80..88].copy_from_slice(&7_u64.to_le_bytes());
     block[88..96].copy_from_slice(&2_u64.to_le_bytes());

@@ -13,7 +13,7 @@ use refverify_user::btrfs::{
 mod image;
 
 use image::{Extent, Image, METADATA_LEN_BYTES, METADATA_START};
-pub use image::NODE_BYTES;
+pub(crate) use image::NODE_BYTES;
 
 /// Far more than a reader has reason to ask for: the image has some dozens of blocks, and each
 /// is tried a few times.
