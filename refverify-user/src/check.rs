@@ -123,16 +123,19 @@ impl<W: Write> Check<'_, W> {
     ) -> Result<u8, CheckError> {
         loop {
             while let Some(step) = self.reader.next_step() {
+                let is_leaf_done = matches!(step, ReaderStep::Complete { .. });
                 self.take(step).map_err(|error| dump_error(self.config, error))?;
+                // Not only when all that is there has been told: the devices are to have work
+                // meanwhile.
+                if is_leaf_done {
+                    self.ask(&requests);
+                }
             }
-            self.disks.expect(self.reader.devices());
-            let wanted: Vec<_> = self.reader.poll_requests().into_iter().map(request).collect();
-            if !wanted.is_empty() && requests.send(wanted).is_err() {
-                break;
-            }
+            self.ask(&requests);
             if self.reader.has_ended() {
                 break;
             }
+            // It ends before its time if it cannot read at all, which it says itself.
             let Ok(answers) = answers.recv() else { break };
             for answer in answers {
                 self.reader.answer(answer.id, answer.data.map_err(ReadFailure::new));
@@ -144,6 +147,15 @@ impl<W: Write> Check<'_, W> {
             dump.finish().map_err(|error| dump_error(self.config, error))?;
         }
         Ok(self.reporter.end(&self.checked))
+    }
+
+    fn ask(&mut self, requests: &Sender<Vec<BlockRequest>>) {
+        let wanted = self.reader.poll_requests();
+        if !wanted.is_empty() {
+            self.disks.expect(self.reader.devices());
+            // Nobody listens only where no answer comes either.
+            let _ = requests.send(wanted.into_iter().map(request).collect());
+        }
     }
 
     fn take(&mut self, step: ReaderStep) -> io::Result<()> {
