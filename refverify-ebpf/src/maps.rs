@@ -25,14 +25,15 @@ pub(crate) use layout;
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
-/// Device number (as the kernel keeps it) of each watched device, to its slot.
+/// Device number (as the kernel keeps it) of each device of the watched file systems, to its
+/// slot.
 #[map]
-pub(crate) static WATCHED: HashMap<u32, u32> = HashMap::with_max_entries(4 * SLOTS_MAX as u32, 0);
+pub(crate) static WATCHED: HashMap<u32, u32> = HashMap::with_max_entries(64 * SLOTS_MAX as u32, 0);
 
-/// Name of each watched device, to its slot.
+/// Their names, to their slots.
 #[map]
 pub(crate) static WATCHED_NAMES: HashMap<DeviceName, u32> =
-    HashMap::with_max_entries(4 * SLOTS_MAX as u32, 0);
+    HashMap::with_max_entries(64 * SLOTS_MAX as u32, 0);
 
 /// The chunk tree's UUID of the file system on each watched device, to its slot.
 #[map]

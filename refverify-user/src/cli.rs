@@ -16,6 +16,7 @@ Examples:
                                              stop at the first violation on either
   refverify-monitor attach root@testvm /dev/vdb
                                              watch one in a virtual machine
+  refverify-monitor check /dev/sdb           read the extent tree once and check it
   refverify-monitor --record r /dev/sdb      record what is seen, for replay and explain
 
 SIGINT and SIGTERM end the run with a summary. With --ledger-dump FILE, SIGUSR1 writes what is
@@ -35,6 +36,16 @@ Examples:
 
 The guest needs a shell, root and sha256sum. This program is sent there if the same is not there
 already; it runs from memory and goes away with the connection.";
+
+const CHECK_HELP: &str = "\
+The file system may be mounted and in use: each range of it is then read as it was at one
+generation.
+
+Exit status, a sum of:
+  0  no violation, and everything was read
+  1  usage or setup error, or the reports could not be written
+  2  violations were found
+  4  not everything could be read";
 
 /// Watches live btrfs file systems and checks every change of an extent reference at the
 /// moment the kernel makes it.
@@ -56,6 +67,8 @@ pub struct Cli {
 /// What else can be done.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
+    /// Read an extent tree once: what it holds, and what is wrong with it.
+    Check(Check),
     /// Watch file systems in virtual machines that run already, from outside.
     Attach(Attach),
     /// Verify a recording again, without root and without btrfs.
@@ -144,6 +157,31 @@ pub struct Memory {
     /// oldest actions are given up, then which extents were freed, never an extent in use.
     #[arg(long = "memory", value_name = "SIZE", default_value = "2G", value_parser = size)]
     pub bytes: u64,
+}
+
+/// What to read once.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+#[command(after_help = CHECK_HELP)]
+pub struct Check {
+    /// Write one JSON object on one line for each report, instead of text.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Read no more than so many bytes a second; K, M and G are allowed.
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub io_limit: Option<u64>,
+
+    /// Write every extent with its references to a new file, in the form of a ledger dump.
+    #[arg(long, value_name = "FILE")]
+    pub dump: Option<PathBuf>,
+
+    /// A block device with a btrfs, the mount point of one, or an image file.
+    #[arg(value_name = "DEVICE")]
+    pub device: PathBuf,
+
+    /// More images of the same file system; its block devices are found without being named.
+    #[arg(value_name = "OTHER")]
+    pub others: Vec<PathBuf>,
 }
 
 /// Which recording to verify.
@@ -307,6 +345,10 @@ fn size(text: &str) -> Result<u64, String> {
 fn seconds(text: &str) -> Result<u64, String> {
     let parsed = text.parse().ok().filter(|n| *n <= 1_000_000);
     parsed.ok_or_else(|| "not a number up to 1000000".to_owned())
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    size(text).and_then(|n| if n > 0 { Ok(n) } else { Err("0 would take for ever".to_owned()) })
 }
 
 fn ring_mib(text: &str) -> Result<u32, String> {

@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod attach;
 pub mod btrfs;
+pub mod check;
 pub mod cli;
 pub mod explain;
 pub mod feed;

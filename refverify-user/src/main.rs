@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         None => command::watch::watch(cli.watch),
+        Some(Command::Check(asked)) => command::check::check(asked),
         Some(Command::Attach(asked)) => command::attach::attach(&asked),
         Some(Command::Replay(asked)) => command::replay::replay(&asked),
         Some(Command::Explain(asked)) => command::explain::explain(&asked),

@@ -17,8 +17,8 @@ const MAY_USE: [(&str, &[&str]); 5] = [
 ];
 
 /// The files that tie the rooms together and may use all of them.
-const TIES: [&str; 9] =
-    ["attach", "cli", "command", "explain", "lib", "main", "run", "serve", "session"];
+const TIES: [&str; 10] =
+    ["attach", "check", "cli", "command", "explain", "lib", "main", "run", "serve", "session"];
 
 /// Rooms that turn values into values: what they may not even name.
 const PURE: [&str; 2] = ["btrfs", "verify"];

@@ -2,6 +2,7 @@
 //! that the kernel's command line names, prints a verdict, and powers off.
 
 use std::{
+    ffi::CStr,
     fs::{self, File},
     path::PathBuf,
     process::Command,
@@ -22,6 +23,9 @@ use crate::{
 
 /// The scratch disk.
 const DISK: &str = "/dev/vda";
+
+/// What makes `null_blk` a zoned device of 3 GiB, which takes memory only as it is written to.
+const ZONED_DEVICE: &CStr = c"nr_devices=1 gb=3 memory_backed=1 zoned=1 zone_size=64";
 
 /// File systems, in order: what, where. Those of debugging may be missing.
 const MOUNTS: [(&str, &str, bool); 8] = [
@@ -66,7 +70,9 @@ fn load_modules() -> Result<()> {
         fs::read_dir(MODULES)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     files.sort();
     for file in files {
-        match finit_module(File::open(&file)?, c"", 0) {
+        let is_null_blk = file.to_string_lossy().contains("null_blk");
+        let parameters = if is_null_blk { ZONED_DEVICE } else { c"" };
+        match finit_module(File::open(&file)?, parameters, 0) {
             // An accelerated checksum says NODEV where the CPU lacks the instruction.
             Ok(()) | Err(Errno::EXIST | Errno::NODEV) => {}
             Err(error) => {

@@ -13,6 +13,7 @@ mod bench;
 mod boot;
 mod build;
 mod command;
+mod corpus;
 mod demo;
 mod fuzz;
 mod guest;
@@ -42,6 +43,8 @@ enum Verb {
     Test(test::Args),
     /// Runs scenarios in a QEMU VM with a stock Debian kernel
     Vm(boot::Args),
+    /// Makes file systems of every kind and compares what is read of them with btrfs-progs
+    Corpus,
     /// Measures, and prints a table
     Bench(bench::Args),
     /// Gives the fuzz targets arbitrary bytes for a while
@@ -70,6 +73,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Vm(args) => boot::run(&args),
+        Verb::Corpus => corpus::run(),
         Verb::Bench(args) => bench::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Live(args) => live::run(&args),

@@ -7,9 +7,15 @@ use std::sync::{
     mpsc::Receiver,
 };
 
+use bytes::Bytes;
 use tokio::sync::mpsc::Sender;
 
-use super::{device::Device, symbols::Symbols};
+use super::{
+    device::Device,
+    disks,
+    reads::{Reads, Wanted},
+    symbols::Symbols,
+};
 use crate::feed::{BlockAnswer, BlockError, BlockRequest, ToVerifier};
 
 /// A request.
@@ -39,32 +45,50 @@ impl Pending {
     }
 }
 
-/// Answers until no one asks any more, or no one listens.
+/// Answers until no one asks any more, or no one listens. Reads are answered in whatever order
+/// the devices do.
 pub(super) fn serve(
-    work: Receiver<Work>,
+    work: &Receiver<Work>,
     devices: &[Device],
+    mut reads: Reads<BlockRequest>,
     to_verifier: &Sender<ToVerifier>,
     pending: &Pending,
 ) {
     let mut symbols = Symbols::default();
-    for request in work {
-        let answer = match request {
-            Work::Read(request) => ToVerifier::Block(read(devices, &request)),
-            Work::Symbolise(addresses) => ToVerifier::Symbols(symbols.name_all(&addresses)),
-        };
-        let sent = to_verifier.blocking_send(answer);
-        pending.done();
-        if sent.is_err() {
+    loop {
+        let next = if reads.is_idle() { work.recv().ok() } else { None };
+        if next.is_none() && reads.is_idle() {
             return;
+        }
+        let mut answers = Vec::new();
+        for request in next.into_iter().chain(work.try_iter()) {
+            match request {
+                Work::Read(request) => match locate(devices, request) {
+                    Ok(wanted) => reads.want(wanted),
+                    Err(error) => answers.push(block(request, Err(error))),
+                },
+                Work::Symbolise(addresses) => {
+                    answers.push(ToVerifier::Symbols(symbols.name_all(&addresses)));
+                }
+            }
+        }
+        answers.extend(reads.wait().into_iter().map(|(request, data)| block(request, data)));
+        for answer in answers {
+            let sent = to_verifier.blocking_send(answer);
+            pending.done();
+            if sent.is_err() {
+                return;
+            }
         }
     }
 }
 
-fn read(devices: &[Device], request: &BlockRequest) -> BlockAnswer {
+fn locate(devices: &[Device], request: BlockRequest) -> Result<Wanted<BlockRequest>, BlockError> {
     let device = usize::try_from(request.fs.0).ok().and_then(|slot| devices.get(slot));
-    let data = match device {
-        Some(device) => device.read(request),
-        None => Err(BlockError::NoDevice { devid: request.devid }),
-    };
-    BlockAnswer { fs: request.fs, id: request.id, data }
+    let device = device.ok_or(BlockError::NoDevice { devid: request.devid })?;
+    disks::locate(device.members(), request)
+}
+
+fn block(request: BlockRequest, data: Result<Bytes, BlockError>) -> ToVerifier {
+    ToVerifier::Block(BlockAnswer { fs: request.fs, id: request.id, data })
 }

@@ -9,16 +9,25 @@
 //! | `probes` | which hooks there are, loading, attaching |
 //! | `decode` | from the bytes of the ring buffer to events |
 //! | `losses` | what was lost, as the kernel side counts it |
+//! | `watched` | which devices the eBPF programs know as watched ones |
 //! | `chunk_trees` | how a mounted file system is known where BTF does not help |
 //! | `mounts` | which of the watched file systems are mounted |
-//! | `device` | the devices, read with `O_DIRECT` |
+//! | `disks` | the devices of one file system, for reading it once |
+//! | `reads` | many reads at a time |
+//! | `disks` | the devices of a file system that is only read |
+//! | `reads` | many reads at a time |
+//! | `device` | the watched devices, found and checked |
+//! | `members`, `member` | all devices of a file system, found when they are asked for |
+//! | `direct` | reads with `O_DIRECT` |
+//! | `zones` | where a zoned device keeps its superblock |
+//! | `sysfs` | what sysfs tells of block devices and of mounted btrfs |
 //! | `symbols` | kernel addresses to names |
 //! | `pump` | the loop: drain, tell, answer |
 //! | `answers` | the thread that reads and names, so that the loop never waits |
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fmt,
+    fmt, io,
     ops::Range,
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool, mpsc},
@@ -32,7 +41,7 @@ use aya::{
 use refverify_common::SLOTS_MAX;
 use tokio::sync::mpsc::{Receiver, Sender};
 
-use crate::feed::{Hello, HookMode, ToAgent, ToVerifier};
+use crate::feed::{BlockRequest, Hello, HookMode, ToAgent, ToVerifier};
 
 mod answers;
 mod btf;
@@ -41,18 +50,29 @@ mod btf_fixture;
 mod chunk_trees;
 mod decode;
 mod device;
+mod direct;
+mod disks;
 mod layout;
 mod losses;
+mod member;
+mod members;
 mod mountinfo;
 mod mounts;
 mod preflight;
 mod probes;
 mod pump;
+mod reads;
 mod symbols;
+mod sysfs;
+mod watched;
+mod zones;
 
 pub use btf::BtfError;
 pub use device::DeviceError;
+pub use disks::{Disks, DisksError};
 pub use layout::LayoutError;
+pub use member::Member;
+pub use members::Members;
 pub use preflight::PreflightError;
 pub use probes::ProbeError;
 
@@ -65,6 +85,7 @@ use losses::LossCounters;
 use mounts::Mounts;
 use probes::Attached;
 use pump::Pump;
+use reads::Reads;
 use symbols::Symbols;
 
 /// What is watched, and how.
@@ -94,6 +115,9 @@ pub enum AgentError {
     /// The kernel's types are not known.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// Nothing can be read.
+    #[error("cannot start to read devices: {0}")]
+    Reads(io::Error),
     /// The eBPF programs cannot be put in force.
     #[error(transparent)]
     Probes(#[from] ProbeError),
@@ -129,6 +153,7 @@ pub struct Agent {
     tracing: Vec<Range<u64>>,
     devices: Arc<[Device]>,
     mounts: Mounts,
+    reads: Reads<BlockRequest>,
     hello: Hello,
 }
 
@@ -150,6 +175,7 @@ impl Agent {
         check_ring(ring_bytes)?;
         preflight::check()?;
         let devices = open_all(&devices)?;
+        let reads = Reads::new(None).map_err(AgentError::Reads)?;
         let types = KernelTypes::of_running_kernel()?;
         let kernel_release = rustix::system::uname().release().to_string_lossy().into_owned();
         let mut symbols = Symbols::default();
@@ -166,7 +192,7 @@ impl Agent {
         layout.ebpf.stacks = u32::from(stacks);
         let (hooks, mut unseen) = probes::hooks(mode, layout.group_bound, &kernel_release);
         unseen.extend(layout.unseen());
-        let mut ebpf = probes::load(&hooks, &layout.ebpf, &devices, ring_bytes)?;
+        let (mut ebpf, watched) = probes::load(&hooks, &layout.ebpf, &devices, ring_bytes)?;
         let ring = probes::ring(&mut ebpf)?;
         let losses = LossCounters::new(losses_map(&mut ebpf)?, &ebpf);
         let chunk_trees = if layout.knows_devices() {
@@ -174,7 +200,7 @@ impl Agent {
         } else {
             Some(probes::chunk_trees(&mut ebpf, devices.len())?)
         };
-        let mounts = Mounts::new(Arc::clone(&devices), mode, chunk_trees);
+        let mounts = Mounts::new(Arc::clone(&devices), mode, chunk_trees, Some(watched));
         let attached = probes::attach(&mut ebpf, &hooks)?;
         let hello = Hello {
             kernel_release,
@@ -193,6 +219,7 @@ impl Agent {
             tracing,
             devices,
             mounts,
+            reads,
             hello,
         })
     }
@@ -239,8 +266,9 @@ impl Agent {
             strays: BTreeMap::new(),
         };
         let answers_to = to_verifier;
+        let (devices, reads) = (&self.devices, self.reads);
         thread::scope(|scope| {
-            scope.spawn(|| answers::serve(requests, &self.devices, &answers_to, &pending));
+            scope.spawn(move || answers::serve(&requests, devices, reads, &answers_to, &pending));
             let attached = self.attached;
             // Whether the verifier is gone or not, there is nothing left to do.
             let _ = pump.run(from_verifier, || drop(attached));
@@ -265,7 +293,7 @@ fn open_all(given: &[PathBuf]) -> Result<Arc<[Device]>, AgentError> {
     let mut devices = Vec::new();
     for path in given {
         let device = Device::open(path)?;
-        if !seen.insert(device.kernel_dev()) {
+        if !device.keys().iter().all(|key| seen.insert(key.number)) {
             return Err(DeviceError::Twice { path: path.clone() }.into());
         }
         devices.push(device);

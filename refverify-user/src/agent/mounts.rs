@@ -12,11 +12,14 @@ use std::{
     sync::Arc,
 };
 
-use super::{chunk_trees::ChunkTrees, decode::Signal, device::Device};
+use super::{
+    chunk_trees::ChunkTrees,
+    decode::Signal,
+    device::Device,
+    sysfs::{self, mounted_dir},
+    watched::WatchedDevices,
+};
 use crate::feed::{FsSlot, HookMode, Loss, LossSource, Mount, ToVerifier};
-
-/// Where btrfs shows its mounted file systems.
-const SYSFS: &str = "/sys/fs/btrfs";
 
 /// In how many looks at sysfs in a row a file system must be missing to be unmounted: one
 /// alone may fall into the middle of a rename.
@@ -58,6 +61,8 @@ pub(super) struct Mounts {
     sysfs: PathBuf,
     /// Where hooks know a file system by it.
     chunk_trees: Option<ChunkTrees>,
+    /// The devices that hooks know file systems by.
+    watched: Option<WatchedDevices>,
 }
 
 impl Mounts {
@@ -66,9 +71,10 @@ impl Mounts {
         devices: Arc<[Device]>,
         mode: HookMode,
         chunk_trees: Option<ChunkTrees>,
+        watched: Option<WatchedDevices>,
     ) -> Self {
         let states = vec![State::Unmounted; devices.len()];
-        Self { devices, mode, states, sysfs: PathBuf::from(SYSFS), chunk_trees }
+        Self { devices, mode, states, sysfs: PathBuf::from(sysfs::BTRFS), chunk_trees, watched }
     }
 
     /// Whether events of a slot belong to a mount that the verifier knows of.
@@ -90,7 +96,21 @@ impl Mounts {
     /// Takes in a look at sysfs, made before the last drain.
     pub(super) fn on_look(&mut self, look: &Look) -> Vec<ToVerifier> {
         let slots = (0..).map(FsSlot).zip(look);
-        slots.flat_map(|(fs, &is_there)| self.on_look_at(fs, is_there)).collect()
+        let mut messages = Vec::new();
+        for (fs, &is_there) in slots {
+            // Before the generation of an unseen mount is read.
+            messages.extend(self.make_devices_known(fs).map(ToVerifier::Loss));
+            messages.extend(self.on_look_at(fs, is_there));
+        }
+        messages
+    }
+
+    /// Makes devices known that have joined a file system: it may be mounted by them next.
+    fn make_devices_known(&mut self, fs: FsSlot) -> Option<Loss> {
+        let device = usize::try_from(fs.0).ok().and_then(|slot| self.devices.get(slot))?;
+        let error = self.watched.as_mut()?.tell(fs.0, device).err()?;
+        tracing::warn!("not all devices of {} can be watched: {error}", device.path.display());
+        Some(Loss { fs: Some(fs), source: LossSource::Unreadable, count: 1 })
     }
 
     fn on_look_at(&mut self, fs: FsSlot, is_there: bool) -> Vec<ToVerifier> {
@@ -264,14 +284,6 @@ impl Mounts {
             *slot = state;
         }
     }
-}
-
-/// The directory of the mounted file system that has the device.
-fn mounted_dir(sysfs: &Path, kname: &str) -> Option<PathBuf> {
-    let entries = fs::read_dir(sysfs).ok()?.flatten();
-    // A device link dangles for a moment at mount; its presence is what counts.
-    let has_device = |dir: &PathBuf| dir.join("devices").join(kname).symlink_metadata().is_ok();
-    entries.map(|entry| entry.path()).find(has_device)
 }
 
 fn generation_in(dir: &Path) -> Option<u64> {

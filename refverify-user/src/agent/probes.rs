@@ -7,7 +7,7 @@ use aya::{
         KProbe, ProgramError, RawTracePoint, kprobe::KProbeLink, raw_trace_point::RawTracePointLink,
     },
 };
-use refverify_common::{DeviceName, Layout};
+use refverify_common::Layout;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use zerocopy::IntoBytes;
 
@@ -15,6 +15,7 @@ use super::{
     chunk_trees::ChunkTrees,
     device::Device,
     layout::{GroupBound, version_of},
+    watched::WatchedDevices,
 };
 use crate::feed::HookMode;
 
@@ -231,7 +232,7 @@ pub(super) fn load(
     layout: &Layout,
     devices: &[Device],
     ring_bytes: u32,
-) -> Result<Ebpf, ProbeError> {
+) -> Result<(Ebpf, WatchedDevices), ProbeError> {
     // Kernels before 5.11 charge maps to this limit; if it cannot be raised, creating them
     // fails and says so.
     let unlimited = Rlimit { current: None, maximum: None };
@@ -240,11 +241,11 @@ pub(super) fn load(
         .override_global("LAYOUT", layout.as_bytes(), true)
         .map_max_entries("RECORDS", ring_bytes)
         .load(PROGRAMS)?;
-    watch(&mut ebpf, devices)?;
+    let watched = watch(&mut ebpf, devices)?;
     for hook in hooks {
         hook.load(&mut ebpf)?;
     }
-    Ok(ebpf)
+    Ok((ebpf, watched))
 }
 
 /// One hook in force; dropping it lets go.
@@ -270,33 +271,27 @@ pub(super) fn ring(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>, ProbeError> {
 
 /// Takes out of the loaded object what tells chunk trees apart.
 pub(super) fn chunk_trees(ebpf: &mut Ebpf, slots: usize) -> Result<ChunkTrees, ProbeError> {
-    let name = "WATCHED_CHUNK_TREES";
-    let map = ebpf.take_map(name).ok_or(ProbeError::Missing { name })?;
-    let map = HashMap::try_from(map).map_err(|source| ProbeError::Map { name, source })?;
-    Ok(ChunkTrees::new(map, slots))
+    Ok(ChunkTrees::new(hash_map(ebpf, "WATCHED_CHUNK_TREES")?, slots))
 }
 
-fn watch(ebpf: &mut Ebpf, devices: &[Device]) -> Result<(), ProbeError> {
-    fill(ebpf, "WATCHED", devices, |device| Some(device.kernel_dev()))?;
-    fill::<DeviceName>(ebpf, "WATCHED_NAMES", devices, Device::kernel_name)
+/// Makes the watched devices known.
+fn watch(ebpf: &mut Ebpf, devices: &[Device]) -> Result<WatchedDevices, ProbeError> {
+    let name = "WATCHED";
+    let numbers = hash_map(ebpf, name)?;
+    let names = hash_map(ebpf, "WATCHED_NAMES")?;
+    let mut watched = WatchedDevices::new(numbers, names, hash_map(ebpf, "FILE_SYSTEMS")?);
+    for (slot, device) in (0..).zip(devices) {
+        watched.tell(slot, device).map_err(|source| ProbeError::Map { name, source })?;
+    }
+    Ok(watched)
 }
 
-/// Fills a map with the slot of each device that has a key.
-fn fill<K: Pod>(
+fn hash_map<K: Pod, V: Pod>(
     ebpf: &mut Ebpf,
     name: &'static str,
-    devices: &[Device],
-    key_of: impl Fn(&Device) -> Option<K>,
-) -> Result<(), ProbeError> {
-    let failed = |source| ProbeError::Map { name, source };
-    let map = ebpf.map_mut(name).ok_or(ProbeError::Missing { name })?;
-    let mut watched = HashMap::<_, K, u32>::try_from(map).map_err(failed)?;
-    for (slot, device) in (0..).zip(devices) {
-        if let Some(key) = key_of(device) {
-            watched.insert(key, slot, 0).map_err(failed)?;
-        }
-    }
-    Ok(())
+) -> Result<HashMap<MapData, K, V>, ProbeError> {
+    let map = ebpf.take_map(name).ok_or(ProbeError::Missing { name })?;
+    HashMap::try_from(map).map_err(|source| ProbeError::Map { name, source })
 }
 
 #[cfg(test)]

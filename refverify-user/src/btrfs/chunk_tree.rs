@@ -5,8 +5,8 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::format::{
-    BlockFault, BlockPointer, ReadFailure, SUPERBLOCK_LEN_BYTES, SUPERBLOCK_OFFSET, Superblock,
-    SuperblockError, TreeBlock,
+    BlockFault, BlockPointer, Piece, ReadFailure, SUPERBLOCK_LEN_BYTES, SUPERBLOCK_OFFSET,
+    Superblock, SuperblockError, TreeBlock,
 };
 
 /// Why the UUID cannot be had.
@@ -18,7 +18,7 @@ pub enum ChunkTreeError {
     /// What it gave is none that makes sense.
     #[error(transparent)]
     Superblock(#[from] SuperblockError),
-    /// No copy of the chunk tree's root on this device is good.
+    /// No copy of the chunk tree's root is good.
     #[error("{pointer}: {fault}")]
     Root {
         /// What should be there.
@@ -31,8 +31,8 @@ pub enum ChunkTreeError {
     Zero,
 }
 
-/// Reads the chunk tree's UUID of the file system on a device; `read` gives the bytes at an
-/// offset of that device.
+/// Reads the chunk tree's UUID of a file system; `read` gives the bytes at an offset of the device
+/// with a btrfs device id, and the user's for id 0.
 ///
 /// The file system may be mounted: a root that is overwritten between the reads is an error, and
 /// trying again helps.
@@ -41,21 +41,28 @@ pub enum ChunkTreeError {
 ///
 /// What kept it from being read.
 pub fn chunk_tree_uuid(
-    read: impl Fn(u64, u32) -> Result<Bytes, ReadFailure>,
+    read: impl Fn(&Piece) -> Result<Bytes, ReadFailure>,
 ) -> Result<Uuid, ChunkTreeError> {
-    let block = read(SUPERBLOCK_OFFSET, SUPERBLOCK_LEN_BYTES)
-        .map_err(ChunkTreeError::SuperblockUnreadable)?;
+    let place = Piece { devid: 0, offset: SUPERBLOCK_OFFSET, len_bytes: SUPERBLOCK_LEN_BYTES };
+    let block = read(&place).map_err(ChunkTreeError::SuperblockUnreadable)?;
     let superblock = Superblock::parse(&block)?;
     let (pointer, format) = (superblock.chunk_root_pointer(), superblock.block_format());
-    let copies = superblock.sys_chunks.copies(pointer.bytenr, format.nodesize);
+    let placement = superblock.sys_chunks.place(pointer.bytenr, format.nodesize);
     let mut fault = BlockFault::NotMapped;
-    for copy in copies.into_iter().filter(|copy| copy.devid == superblock.devid) {
-        let data = read(copy.offset, format.nodesize).map_err(BlockFault::from);
-        match data.and_then(|data| TreeBlock::check(data, &pointer, &format)) {
+    for copy in placement.copies {
+        match read_copy(&copy, &read).and_then(|data| TreeBlock::check(data, &pointer, &format)) {
             Ok(root) if root.chunk_tree_uuid().is_nil() => return Err(ChunkTreeError::Zero),
             Ok(root) => return Ok(root.chunk_tree_uuid()),
             Err(found) => fault = found,
         }
     }
     Err(ChunkTreeError::Root { pointer: Box::new(pointer), fault })
+}
+
+fn read_copy(
+    copy: &[Piece],
+    read: impl Fn(&Piece) -> Result<Bytes, ReadFailure>,
+) -> Result<Bytes, BlockFault> {
+    let parts: Vec<Bytes> = copy.iter().map(read).collect::<Result<_, _>>()?;
+    Ok(parts.concat().into())
 }

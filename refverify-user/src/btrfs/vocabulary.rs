@@ -14,6 +14,8 @@ pub mod objectid {
     pub const CHUNK_TREE: u64 = 3;
     /// The top-level subvolume.
     pub const FS_TREE: u64 = 5;
+    /// The directory of the tree of roots: no tree.
+    pub const ROOT_TREE_DIR: u64 = 6;
     /// The first id that a subvolume or an inode can have.
     pub const FIRST_FREE: u64 = 256;
     /// The chunk items' object id in the chunk tree.
@@ -118,7 +120,8 @@ impl fmt::Display for RefKey {
 }
 
 /// Shows the ids at the top of the range as the negative numbers that the headers use.
-struct SignedRoot(u64);
+#[derive(Clone, Copy, Debug)]
+pub struct SignedRoot(pub u64);
 
 impl fmt::Display for SignedRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -19,6 +19,7 @@ use tokio::runtime::{Builder, Runtime};
 
 pub(crate) mod agent;
 pub(crate) mod attach;
+pub(crate) mod check;
 pub(crate) mod explain;
 mod output;
 pub(crate) mod replay;

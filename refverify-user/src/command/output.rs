@@ -24,9 +24,7 @@ pub(super) struct Output {
 impl Output {
     pub(super) fn start(reports: &Reports) -> Fallible<Self> {
         let log_in_journal = is_journal(&io::stderr());
-        let progress =
-            if io::stderr().is_terminal() { Progress::on_terminal() } else { Progress::in_log() };
-        start_log_of(&progress)?;
+        let progress = start_log_with_progress()?;
         let use_journal = reports.journal || log_in_journal;
         let stdout_in_journal = use_journal && is_journal(&io::stdout());
         Ok(Self { use_journal, stdout_in_journal, progress })
@@ -58,6 +56,14 @@ impl Output {
 
 fn is_journal(output: &impl AsFd) -> bool {
     is_journal_stream(output.as_fd(), std::env::var("JOURNAL_STREAM").ok().as_deref())
+}
+
+/// Starts the log, and what shows how far the reading of an extent tree is beside it.
+pub(super) fn start_log_with_progress() -> Fallible<Progress> {
+    let progress =
+        if io::stderr().is_terminal() { Progress::on_terminal() } else { Progress::in_log() };
+    start_log_of(&progress)?;
+    Ok(progress)
 }
 
 /// Starts the log of a program that reports nothing itself.

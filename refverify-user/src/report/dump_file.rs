@@ -2,8 +2,8 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, OpenOptions},
-    io::{self, Write},
+    fs::{self, File, OpenOptions},
+    io::{self, BufWriter, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -15,18 +15,63 @@ use std::{
 ///
 /// What the file system says. The old file is then as it was.
 pub(super) fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
-    let temporary = temporary_beside(path)?;
-    // One may be left of an earlier run that was killed; a link that someone put there is
-    // removed, not followed.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    let mut file = NewFile::create(path)?;
+    file.write_all(text.as_bytes())?;
+    file.finish()
+}
+
+/// A file that gets its name when it is whole; until then, and if that fails, nothing is
+/// changed.
+#[derive(Debug)]
+pub(super) struct NewFile {
+    file: BufWriter<File>,
+    /// `None` once it has its name.
+    temporary: Option<PathBuf>,
+    path: PathBuf,
+}
+
+impl NewFile {
+    /// Makes a new file beside `path`, readable by its owner only.
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        let temporary = temporary_beside(path)?;
+        // One may be left of an earlier run that was killed; a link that someone put there is
+        // removed, not followed.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let file = BufWriter::new(file);
+        Ok(Self { file, temporary: Some(temporary), path: path.to_owned() })
     }
-    let written = write_new(&temporary, text).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
+
+    /// Gives it its name, in place of what had it before.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        self.file.flush()?;
+        if let Some(temporary) = &self.temporary {
+            fs::rename(temporary, &self.path)?;
+        }
+        self.temporary = None;
+        Ok(())
     }
-    written
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            let _ = fs::remove_file(temporary);
+        }
+    }
 }
 
 fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
@@ -37,11 +82,6 @@ fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
     temporary.push(name);
     temporary.push(format!(".{}.tmp", std::process::id()));
     Ok(path.with_file_name(temporary))
-}
-
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())
 }
 
 #[cfg(test)]

@@ -92,6 +92,7 @@ fn slot(notice: &Notice) -> Option<FsSlot> {
         | Notice::Blind { fs, .. }
         | Notice::Aborted { fs, .. }
         | Notice::GaveUp { fs, .. }
+        | Notice::MirrorFailed { fs, .. }
         | Notice::Refused { fs, .. }
         | Notice::Unmounted { fs } => Some(*fs),
         Notice::Finding(finding) => Some(finding.fs),

@@ -81,6 +81,11 @@ impl Label {
                 };
                 Self::new("gave_up", uuid!("c3cb44a0b32f41cfb0be2838ec28018a"), priority)
             }
+            Notice::MirrorFailed { .. } => Self::new(
+                "mirror_failed",
+                uuid!("582666ab0716407bade004fde33d190e"),
+                Priority::Warning,
+            ),
             Notice::Refused { .. } => {
                 Self::new("refused", uuid!("17a7c0bd35d64de4a9d0702aade9fab9"), Priority::Warning)
             }

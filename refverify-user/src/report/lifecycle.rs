@@ -47,6 +47,9 @@ pub(super) fn line(notice: &Notice, watched: &Watched) -> Option<String> {
             errno_words(*errno)
         ),
         Notice::GaveUp { fs, what } => format!("{}: {}", device(fs), gave_up(*what)),
+        Notice::MirrorFailed { fs, reason, .. } => {
+            format!("{}: warning: {}", device(fs), Printable(reason))
+        }
         Notice::Refused { fs, reason } => {
             format!("{}: cannot be verified: {}", device(fs), Printable(reason))
         }

@@ -3,6 +3,7 @@
 //! Everything here turns values of [`verify`](crate::verify) into bytes. Nothing here judges,
 //! and no kernel address leaves it: stacks are printed as symbols.
 
+mod check;
 mod dump_file;
 mod flight;
 mod journal;
@@ -19,6 +20,7 @@ mod summary;
 mod text;
 mod watched;
 
+pub use check::{BadBlock, CheckDump, CheckReporter, Checked};
 pub use flight::{Flight, write_flight};
 pub use journal::{Delivery, Entry, Journal, JournalError, SOCKET_PATH, is_journal_stream};
 pub use label::{Label, Priority, finding_message_id};

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     io::{self, Write},
     time::{Duration, Instant},
 };
@@ -30,7 +31,8 @@ pub struct Progress {
 pub(super) struct Reached {
     pub(super) permille: u32,
     pub(super) extents: u64,
-    pub(super) events_waiting: u64,
+    /// `None` where nothing happens meanwhile.
+    pub(super) events_waiting: Option<u64>,
 }
 
 /// When something was last said of a reading.
@@ -38,6 +40,8 @@ pub(super) struct Reached {
 struct Pace {
     permille: u32,
     at: Instant,
+    /// When the reading began.
+    began: Instant,
 }
 
 /// Whether something is to be said.
@@ -80,16 +84,19 @@ impl Progress {
 
     /// Shows how far `fs` is, and says whether a report of it is due.
     pub(super) fn update(&mut self, fs: FsSlot, device: &str, reached: Reached) -> Due {
-        let due = self.due(fs, reached.permille, Instant::now());
+        let now = Instant::now();
+        let due = self.due(fs, reached.permille, now);
+        let elapsed = self.paces.get(&fs).map_or(Duration::ZERO, |pace| now - pace.began);
         match &self.bars {
             Some(bars) => {
                 let bar = self.shown.entry(fs).or_insert_with(|| bars.add(bar(device)));
                 bar.set_position(u64::from(reached.permille));
-                bar.set_message(words(reached));
+                bar.set_message(words(reached, elapsed));
             }
             None if due == Due::Again => {
                 let percent = reached.permille / 10;
-                tracing::info!("{device}: {percent} % of the extent tree read, {}", words(reached));
+                let words = words(reached, elapsed);
+                tracing::info!("{device}: {percent} % of the extent tree read, {words}");
             }
             None => {}
         }
@@ -116,7 +123,8 @@ impl Progress {
             Some(_) => Due::No,
         };
         if due != Due::No {
-            self.paces.insert(fs, Pace { permille, at: now });
+            let began = self.paces.get(&fs).map_or(now, |pace| pace.began);
+            self.paces.insert(fs, Pace { permille, at: now, began });
         }
         due
     }
@@ -151,16 +159,40 @@ fn bar(device: &str) -> ProgressBar {
     ProgressBar::new(1000).with_style(style).with_prefix(device.to_owned())
 }
 
-fn words(reached: Reached) -> String {
-    let Reached { extents, events_waiting, .. } = reached;
-    format!("{extents} extents, {events_waiting} events waiting")
+fn words(reached: Reached, elapsed: Duration) -> String {
+    let Reached { permille, extents, events_waiting } = reached;
+    let mut words = format!("{extents} extents");
+    let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    // Before, a guess would only mislead.
+    if millis >= 500 && permille > 0 {
+        let per_second = extents.saturating_mul(1000) / millis;
+        let left = millis.saturating_mul(1000_u64.saturating_sub(permille.into()));
+        let left_seconds = left / u64::from(permille) / 1000;
+        let _ = write!(words, ", {per_second}/s, {left_seconds} s left");
+    }
+    if let Some(events) = events_waiting {
+        let _ = write!(words, ", {events} events waiting");
+    }
+    words
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{Due, FsSlot, Progress};
+    use super::{Due, FsSlot, Progress, Reached, words};
+
+    #[test]
+    fn time_left_is_guessed_from_the_share_that_is_read() {
+        let reached = Reached { permille: 250, extents: 1000, events_waiting: None };
+        let words = words(reached, Duration::from_secs(2));
+        assert_eq!(words, "1000 extents, 500/s, 6 s left");
+        let nothing_yet = Reached { permille: 0, extents: 0, events_waiting: Some(3) };
+        assert_eq!(
+            super::words(nothing_yet, Duration::from_secs(2)),
+            "0 extents, 3 events waiting"
+        );
+    }
 
     #[test]
     fn a_reading_that_commits_interrupt_all_the_time_does_not_flood_the_log() {

@@ -138,7 +138,7 @@ impl<W: Write> Reporter<W> {
                 let reached = Reached {
                     permille: *done_permille,
                     extents: *extents,
-                    events_waiting: *events_waiting,
+                    events_waiting: Some(*events_waiting),
                 };
                 return self.progress.update(*fs, &device, reached);
             }

@@ -92,7 +92,8 @@ fn wrong_with_event(kind: FindingKind, extent: Option<&ExtentDump>) -> String {
     }
 }
 
-fn of_disk(generation: u64, found: &DiskFinding) -> String {
+/// What is wrong on disk.
+pub(super) fn of_disk(generation: u64, found: &DiskFinding) -> String {
     let DiskFinding { fault, bytenr, leaf, slot } = found;
     format!(
         "In the extent tree of generation {generation}, extent {bytenr} (leaf {leaf}, slot \

@@ -22,7 +22,7 @@ use crate::{
     btrfs::{
         DiskFinding, DiskFindingKind,
         format::Superblock,
-        reader::{Known, KnownTree},
+        reader::{Known, KnownTree, MirrorFault},
     },
     feed::{BlockAnswer, BlockRequest, Change, Event, FsSlot, Loss},
 };
@@ -79,6 +79,8 @@ pub(crate) struct FileSystem {
     read_upto: u64,
     time_ns: u64,
     told_on_disk: HashSet<(DiskFindingKind, u64)>,
+    /// Devices that failed to give something, by number.
+    told_mirrors: HashSet<u64>,
     counts: Counts,
 }
 
@@ -153,6 +155,7 @@ impl FileSystem {
             read_upto: 0,
             time_ns: 0,
             told_on_disk: HashSet::new(),
+            told_mirrors: HashSet::new(),
             counts: Counts::default(),
         }
     }
@@ -182,6 +185,7 @@ impl FileSystem {
         self.audit = self.audits.map(Audit::new);
         self.read_upto = 0;
         self.told_on_disk.clear();
+        self.told_mirrors.clear();
         self.state = FsState::Seeding;
         fx.notices.push(Notice::Mounted { fs: self.slot, armed_before: first_usable == 0 });
         self.start_reading(Unread { range: 0..u64::MAX, min_generation: first_usable }, fx);
@@ -534,7 +538,7 @@ impl FileSystem {
     fn step(&mut self, gate: &mut Gate, fx: &mut Effects) {
         while let Some(progress) = self.seeder.as_mut().and_then(Seeder::next) {
             if self.is_auditing() {
-                self.take_for_audit(progress, gate);
+                self.take_for_audit(progress, gate, fx);
             } else {
                 self.take(progress, gate, fx);
             }
@@ -562,9 +566,19 @@ impl FileSystem {
             Progress::Wrong { generation, finding } => {
                 self.wrong_on_disk(generation, finding, gate);
             }
+            Progress::MirrorFailed(fault) => self.mirror_failed(&fault, fx),
             Progress::Waits { durable } => self.waits(durable, fx),
             Progress::Failed(reason) => self.refuse(reason, fx),
             Progress::Done { generation } => self.range_read(generation, fx),
+        }
+    }
+
+    /// Told once for each device of a mount, however often it is read.
+    fn mirror_failed(&mut self, fault: &MirrorFault, fx: &mut Effects) {
+        let MirrorFault { devid, .. } = *fault;
+        if self.told_mirrors.insert(devid) {
+            let reason = fault.to_string();
+            fx.notices.push(Notice::MirrorFailed { fs: self.slot, devid, reason });
         }
     }
 

@@ -88,6 +88,16 @@ pub enum Notice {
         /// What.
         what: GaveUp,
     },
+    /// A device failed to give what another one has, or what could be computed from parity:
+    /// nothing is wrong with what was read. Told once for each device in a reading.
+    MirrorFailed {
+        /// Which.
+        fs: FsSlot,
+        /// The device, by its number in the file system.
+        devid: u64,
+        /// What it failed to give, in one sentence.
+        reason: String,
+    },
     /// The file system cannot be verified; the sentence says why.
     Refused {
         /// Which.

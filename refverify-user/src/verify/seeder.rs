@@ -8,7 +8,7 @@ use crate::{
     btrfs::{
         DiskExtent, DiskFinding,
         format::{ReadFailure, Superblock},
-        reader::{BlockRead, ExtentReader, Known, KnownTree, ReaderStep},
+        reader::{BlockRead, ExtentReader, Known, KnownTree, MirrorFault, ReaderStep},
     },
     feed::{BlockError, BlockRequest, FsSlot},
 };
@@ -36,6 +36,8 @@ pub(crate) enum Progress {
     Unchanged { range: Range<u64>, generation: u64 },
     /// Something in the tree is wrong.
     Wrong { generation: u64, finding: DiskFinding },
+    /// A device failed to give what could be had elsewhere.
+    MirrorFailed(MirrorFault),
     /// The disk is at `durable`, which is too old: the next commit is waited for.
     Waits { durable: u64 },
     /// It cannot be read; the sentence says why.
@@ -145,6 +147,7 @@ impl Seeder {
             ReaderStep::Finding(finding) => {
                 Some(Progress::Wrong { generation: self.generation, finding })
             }
+            ReaderStep::MirrorFailed(fault) => Some(Progress::MirrorFailed(fault)),
             ReaderStep::TooOld { generation } => {
                 self.waits_for_commit = true;
                 Some(Progress::Waits { durable: generation })

@@ -21,7 +21,7 @@ fn read_part(device: &Device, offset: u64, len_bytes: u32) -> Result<Bytes, Read
 }
 
 fn uuid_on(device: &Device) -> Result<Uuid, ChunkTreeError> {
-    chunk_tree_uuid(|offset, len_bytes| read_part(device, offset, len_bytes))
+    chunk_tree_uuid(|piece| read_part(device, piece.offset, piece.len_bytes))
 }
 
 fn chunk_root(device: &Device) -> u64 {
@@ -57,8 +57,8 @@ fn a_bad_first_copy_is_passed_over_and_two_bad_ones_are_an_error() {
 #[test]
 fn a_root_that_was_overwritten_after_the_superblock_was_read_is_an_error() {
     let device = RefCell::new(marked_device());
-    let result = chunk_tree_uuid(|offset, len_bytes| {
-        let data = read_part(&device.borrow(), offset, len_bytes);
+    let result = chunk_tree_uuid(|piece| {
+        let data = read_part(&device.borrow(), piece.offset, piece.len_bytes);
         let root = chunk_root(&device.borrow());
         device.borrow_mut().edit_block(root, |block| {
             block[80] += 1;
@@ -82,9 +82,9 @@ fn zeros_are_no_uuid_since_the_kernel_has_them_before_it_knows() {
 
 #[test]
 fn a_device_without_btrfs_is_an_error() {
-    let error = chunk_tree_uuid(|_, len_bytes| Ok(Bytes::from(vec![0; len_bytes as usize])));
+    let error = chunk_tree_uuid(|piece| Ok(Bytes::from(vec![0; piece.len_bytes as usize])));
     assert!(matches!(error, Err(ChunkTreeError::Superblock(_))), "{error:?}");
     let failed = ReadFailure::new("a broken device");
-    let error = chunk_tree_uuid(|_, _| Err(failed.clone()));
+    let error = chunk_tree_uuid(|_| Err(failed.clone()));
     assert_eq!(error, Err(ChunkTreeError::SuperblockUnreadable(failed)));
 }

@@ -12,7 +12,7 @@ use refverify_user::btrfs::{
     DiskExtent,
     checks::DiskFinding,
     format::{ReadFailure, SUPERBLOCK_OFFSET, Superblock},
-    reader::{BlockRead, ExtentReader, ReaderError, ReaderStep},
+    reader::{BlockRead, ExtentReader, MirrorFault, ReaderError, ReaderStep},
 };
 
 use crate::dump_tree;
@@ -117,6 +117,7 @@ pub(crate) struct Told {
     pub(crate) findings: Vec<DiskFinding>,
     /// Generation and where it began.
     pub(crate) generations: Vec<(u64, u64)>,
+    pub(crate) failed_mirrors: Vec<MirrorFault>,
     pub(crate) failed: Option<ReaderError>,
     pub(crate) too_old: Option<u64>,
     pub(crate) done: Option<u64>,
@@ -179,6 +180,7 @@ fn take_step(step: ReaderStep, told: &mut Told) {
             told.ranges.push((from..upto_bytenr, generation));
         }
         ReaderStep::Unchanged { range, generation } => told.unchanged.push((range, generation)),
+        ReaderStep::MirrorFailed(fault) => told.failed_mirrors.push(fault),
         ReaderStep::TooOld { generation } => told.too_old = Some(generation),
         ReaderStep::Failed(error) => told.failed = Some(error),
         ReaderStep::Done { generation } => told.done = Some(generation),

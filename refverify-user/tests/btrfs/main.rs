@@ -7,6 +7,7 @@ mod chunk_tree;
 mod hazards;
 mod image;
 mod living;
+mod mirrors;
 mod moving;
 mod privileged;
 mod random_bytes;

@@ -105,7 +105,7 @@ proptest! {
         let format = Superblock::parse(&Living::new(1).device.bytes[superblock_at()..])
             .expect("a superblock")
             .block_format();
-        bytes[32..48].copy_from_slice(format.fsid.as_bytes());
+        bytes[32..48].copy_from_slice(format.fsids[0].as_bytes());
         bytes[48..56].copy_from_slice(&4096_u64.to_le_bytes());
         bytes[80..88].copy_from_slice(&7_u64.to_le_bytes());
         bytes[88..96].copy_from_slice(&2_u64.to_le_bytes());
@@ -145,7 +145,7 @@ proptest! {
         let mut chunks = ChunkMap::default();
         if chunks.insert(chunk_key(offset), &body, 4096).is_ok() {
             prop_assert!(chunks.len_bytes_within(&ALL) > 0);
-            let _ = chunks.copies(offset, 4096);
+            let _ = chunks.place(offset, 4096);
         }
     }
 }

@@ -172,11 +172,13 @@ pub(crate) fn chunk_key(logical: u64) -> Key {
     key(objectid::FIRST_CHUNK_TREE, item_type::CHUNK_ITEM, logical)
 }
 
-/// A chunk of metadata and system, DUP.
+/// A chunk of metadata and system: DUP with two copies, else SINGLE.
 pub(crate) fn chunk_item(len_bytes: u64, copies: &[u64]) -> Vec<u8> {
     let mut item = vec![0; 48 + 32 * copies.len()];
     item[..8].copy_from_slice(&len_bytes.to_le_bytes());
-    item[24..32].copy_from_slice(&(1_u64 << 1 | 1 << 2 | 1 << 5).to_le_bytes());
+    item[16..24].copy_from_slice(&65536_u64.to_le_bytes());
+    let dup = u64::from(copies.len() == 2) << 5;
+    item[24..32].copy_from_slice(&(1_u64 << 1 | 1 << 2 | dup).to_le_bytes());
     item[44..46].copy_from_slice(&u16::try_from(copies.len()).expect("few").to_le_bytes());
     for (i, copy) in copies.iter().enumerate() {
         let at = 48 + 32 * i;

@@ -285,6 +285,14 @@ pub(crate) fn life_cycle() -> Vec<Notice> {
         Notice::GaveUp { fs, what: GaveUp::Histories { upto: 70 } },
         Notice::GaveUp { fs, what: GaveUp::FreedExtents { upto: 60 } },
         Notice::GaveUp { fs, what: GaveUp::Everything { in_use_bytes: 3 << 30 } },
+        Notice::MirrorFailed {
+            fs: FsSlot(0),
+            devid: 2,
+            reason:
+                "device 2 has no good copy of block 30408704 of tree 2, level 0, generation 9: \
+                     its checksum does not match; another one was used"
+                    .to_owned(),
+        },
         Notice::Refused { fs: FsSlot(1), reason: "incompat feature REMAP_TREE\nset".to_owned() },
         Notice::Unmounted { fs },
         Notice::Dump("end\n".to_owned()),

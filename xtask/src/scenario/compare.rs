@@ -1,7 +1,11 @@
 //! The comparison that everything here rests on: the file system is frozen, which commits,
 //! and the ledger must then equal the extent tree on disk, reference by reference.
 
-use std::{fs::File, os::unix::fs::FileExt, path::Path};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::Path,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -66,19 +70,59 @@ pub(crate) fn parse_raw(text: &str) -> Result<OnDisk> {
 /// The same, not taken apart.
 pub(crate) fn read_raw(device: &Path) -> Result<Raw> {
     let name = device.to_str().context("a device's name is not UTF-8")?;
-    // The kernel wrote past the page cache of the device that all readers here go through.
-    run("blockdev", &["--flushbufs", name])?;
+    flush(device)?;
+    let Superblock { generation, node_len_bytes } = superblock(device)?;
+    let dump = run("btrfs", &["inspect-internal", "dump-tree", "-t", "extent", name])?;
+    Ok(Raw { generation, node_len_bytes, dump })
+}
+
+/// Empties the page cache of a device, past which the kernel writes, and through which all readers
+/// here go.
+fn flush(device: &Path) -> Result<()> {
+    let name = device.to_str().context("a device's name is not UTF-8")?;
+    run("blockdev", &["--flushbufs", name]).map(drop)
+}
+
+/// What a superblock says, as far as it is needed to read a dump.
+pub(crate) struct Superblock {
+    pub(crate) generation: u64,
+    pub(crate) node_len_bytes: u64,
+}
+
+/// Reads the primary superblock. On a zoned device it is in a log, where btrfs-progs finds it.
+pub(crate) fn superblock(device: &Path) -> Result<Superblock> {
+    if is_zoned(device) {
+        let name = device.to_str().context("a device's name is not UTF-8")?;
+        let dump = run("btrfs", &["inspect-internal", "dump-super", name])?;
+        let field = |field: &str| -> Result<u64> {
+            let mut lines = dump.lines().map(str::split_whitespace);
+            let value =
+                lines.find_map(|mut words| (words.next() == Some(field)).then(|| words.next()));
+            Ok(value.flatten().with_context(|| format!("no {field} in: {dump}"))?.parse()?)
+        };
+        let (generation, node_len_bytes) = (field("generation")?, field("nodesize")?);
+        return Ok(Superblock { generation, node_len_bytes });
+    }
     let mut superblock = [0; 4096];
     File::open(device)?.read_exact_at(&mut superblock, 64 << 10)?;
     let generation = u64::from_le_bytes(superblock[72..80].try_into()?);
     let node_len_bytes = u32::from_le_bytes(superblock[148..152].try_into()?);
-    let dump = run("btrfs", &["inspect-internal", "dump-tree", "-t", "extent", name])?;
-    Ok(Raw { generation, node_len_bytes: node_len_bytes.into(), dump })
+    Ok(Superblock { generation, node_len_bytes: node_len_bytes.into() })
+}
+
+/// Whether a block device has to be written zone by zone.
+pub(crate) fn is_zoned(device: &Path) -> bool {
+    let name = device.file_name().unwrap_or_default();
+    let zoned = fs::read_to_string(Path::new("/sys/class/block").join(name).join("queue/zoned"));
+    zoned.is_ok_and(|zoned| zoned.trim() != "none")
 }
 
 /// Compares while the caller keeps the file system frozen. Gives the number of extents.
 pub(crate) fn compare(scratch: &Scratch, monitor: &mut Monitor) -> Result<usize> {
     let ledger = oracle::parse_ledger(&monitor.dump_ledger()?)?;
+    for device in scratch.devices() {
+        flush(device)?;
+    }
     let disk = read_disk(&scratch.device)?;
     ensure!(
         ledger.state == "live",

@@ -1,6 +1,11 @@
 //! Honest file systems: nothing is found, nothing lost, and the ledger equals the disk.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -62,6 +67,47 @@ pub(super) fn attached_midway(place: &Place) -> Result<Outcome> {
     let mut workload = Workload::start(&scratch.mount_point, 2, Balances::Running)?;
     workload.work(OPERATIONS, LIMIT)?;
     let monitor = Monitor::start(place, scratch.device_name(), &[])?;
+    watch(monitor, &mut scratch, workload)?;
+    Ok(Outcome::Passed)
+}
+
+/// The same on two devices, of which the second is named; the kernel knows the file system by the
+/// first.
+pub(super) fn on_two_devices(place: &Place) -> Result<Outcome> {
+    let Some(mut scratch) = Scratch::pair(place, 3 << 30)? else {
+        return Ok(Outcome::Skipped("there is one disk only".to_owned()));
+    };
+    scratch.mkfs(&[])?;
+    scratch.mount()?;
+    let mut workload = Workload::start(&scratch.mount_point, 3, Balances::Running)?;
+    workload.work(OPERATIONS, LIMIT)?;
+    let named = scratch.devices().last().and_then(Path::to_str).context("no second device")?;
+    let monitor = Monitor::start(place, named, &[])?;
+    watch(monitor, &mut scratch, workload)?;
+    Ok(Outcome::Passed)
+}
+
+/// A device joins the watched file system, which is then mounted by that device: the kernel names
+/// it by the one with the lowest number.
+pub(super) fn on_a_new_device(place: &Place) -> Result<Outcome> {
+    let Some(mut scratch) = Scratch::pair(place, 3 << 30)? else {
+        return Ok(Outcome::Skipped("there is one disk only".to_owned()));
+    };
+    scratch.mkfs(&[])?;
+    let named = scratch.devices().last().map(Path::to_owned).context("no second device")?;
+    let named = named.to_str().context("device names are ASCII")?;
+    let mut monitor = Monitor::start(place, named, &[])?;
+    scratch.mount()?;
+    monitor.wait_for("seeded")?;
+    scratch.replace_first(place, 3 << 30)?;
+    // The monitor looks at a file system's devices every second.
+    thread::sleep(Duration::from_secs(3));
+    scratch.unmount()?;
+    monitor.wait_for("unmounted")?;
+    scratch.mount()?;
+    let by = fs::read_to_string("/proc/self/mountinfo")?;
+    ensure!(by.contains(scratch.device_name()), "not mounted by the new device: {by}");
+    let workload = Workload::start(&scratch.mount_point, 4, Balances::Running)?;
     watch(monitor, &mut scratch, workload)?;
     Ok(Outcome::Passed)
 }

@@ -9,8 +9,10 @@ mod attach;
 mod attach_guest;
 mod bench_attach;
 mod bench_path;
+mod bench_reader;
 mod cannot_start;
 mod compare;
+mod corpus;
 mod demo;
 mod field;
 mod hello;
@@ -23,6 +25,7 @@ mod planted;
 mod replay;
 mod scratch;
 mod workload;
+mod zoned;
 
 /// How a scenario can end, besides an error.
 pub(crate) enum Outcome {
@@ -50,7 +53,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 21] = [
+pub(crate) const SCENARIOS: [Scenario; 27] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -80,6 +83,24 @@ pub(crate) const SCENARIOS: [Scenario; 21] = [
         about: "events are lost again and again, and the ledger is exact after each time",
         tested: Tested::HereOnly,
         run: loss::run,
+    },
+    Scenario {
+        name: "two-devices",
+        about: "the same on RAID1, by the device that the kernel does not name",
+        tested: Tested::HereOnly,
+        run: honest::on_two_devices,
+    },
+    Scenario {
+        name: "new-device",
+        about: "the same after a device has joined, by which the kernel then names it",
+        tested: Tested::HereOnly,
+        run: honest::on_a_new_device,
+    },
+    Scenario {
+        name: "zoned",
+        about: "the ledger equals the disk on a zoned device",
+        tested: Tested::Everywhere,
+        run: zoned::run_zoned,
     },
     Scenario {
         name: "plants",
@@ -130,6 +151,18 @@ pub(crate) const SCENARIOS: [Scenario; 21] = [
         run: replay::local,
     },
     Scenario {
+        name: "corpus-quick",
+        about: "file systems of several kinds, some damaged, are read exactly",
+        tested: Tested::HereOnly,
+        run: corpus::run_quick,
+    },
+    Scenario {
+        name: "corpus",
+        about: "the same with every kind that this kernel and mkfs.btrfs can make",
+        tested: Tested::No,
+        run: corpus::run_all,
+    },
+    Scenario {
         name: "attach-ssh",
         about: "a VM is watched by ssh, up to its panic; its recording replays to the same",
         tested: Tested::HereOnly,
@@ -172,6 +205,12 @@ pub(crate) const SCENARIOS: [Scenario; 21] = [
         run: bench_path::run,
     },
     Scenario {
+        name: "bench-reader",
+        about: "how fast an extent tree is read, beside others, as a table",
+        tested: Tested::No,
+        run: bench_reader::run,
+    },
+    Scenario {
         name: "bench-attach",
         about: "what watching costs a guest, from inside and from outside, as a table",
         tested: Tested::No,
@@ -191,6 +230,11 @@ impl Place {
     pub(crate) fn new(monitor: PathBuf, device: Option<PathBuf>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("refverify-").tempdir();
         Ok(Self { monitor, device, dir: dir.context("cannot make a directory to work in")? })
+    }
+
+    /// Whether there is one disk, and no other: in a VM.
+    pub(crate) fn has_device(&self) -> bool {
+        self.device.is_some()
     }
 
     /// A directory of this run alone.

@@ -358,7 +358,7 @@ impl Random {
         (self.next() >> 16) % limit
     }
 
-    fn fill(&mut self, bytes: &mut [u8]) {
+    pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
         // One word a sector tells sectors apart; more would only cost time.
         for sector in bytes.chunks_mut(4096) {
             let word = self.next().to_le_bytes();

@@ -14,7 +14,7 @@ struct Package {
     purpose: &'static str,
 }
 
-const PACKAGES: [Package; 9] = [
+const PACKAGES: [Package; 10] = [
     Package { name: "build-essential", program: "cc", purpose: "links programs" },
     Package { name: "btrfs-progs", program: "mkfs.btrfs", purpose: "makes and dumps btrfs" },
     Package { name: "util-linux", program: "fsfreeze", purpose: "freezes file systems" },
@@ -24,6 +24,7 @@ const PACKAGES: [Package; 9] = [
     Package { name: "qemu-system-x86", program: "qemu-system-x86_64", purpose: "runs test VMs" },
     Package { name: "openssh-client", program: "ssh", purpose: "attaches to test VMs" },
     Package { name: "bpftool", program: "bpftool", purpose: "reads the probes' run times" },
+    Package { name: "fio", program: "fio", purpose: "measures what a device can do" },
 ];
 
 /// Installs the missing ones with apt; elsewhere names them and stops.

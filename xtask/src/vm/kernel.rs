@@ -143,22 +143,33 @@ fn configured_mirror() -> Result<Option<String>> {
     Ok(targets.lines().find_map(|line| line.strip_prefix("Debian|Debian|")).map(str::to_owned))
 }
 
-/// A package of Debian's, unpacked into a directory that is kept; nothing is installed.
+/// A package of Debian's, unpacked into a directory that is kept; nothing is installed. It is of
+/// the release whose libraries the programs of most hosts have.
 pub(super) fn unpacked_package(package: &str) -> Result<PathBuf> {
-    let dir = workspace::vm().join("packages").join(package);
-    if dir.is_dir() {
-        return Ok(dir);
+    let dirs = unpacked_packages("6.1", &[package])?;
+    dirs.into_iter().next().with_context(|| format!("{package} was not unpacked"))
+}
+
+/// The same for several packages of the release that ships a line of kernels.
+pub(crate) fn unpacked_packages(line: &str, packages: &[&str]) -> Result<Vec<PathBuf>> {
+    let line = find(line)?;
+    let dir_of = |package: &&str| workspace::vm().join("packages").join(line.suite).join(package);
+    let dirs: Vec<PathBuf> = packages.iter().map(dir_of).collect();
+    let missing: Vec<_> = packages.iter().zip(&dirs).filter(|(_, dir)| !dir.is_dir()).collect();
+    if missing.is_empty() {
+        return Ok(dirs);
     }
-    println!("vm: downloading and unpacking {package}");
-    // Of the release whose libraries the programs of most hosts have.
-    let apt = PrivateApt::new(find("6.1")?)?;
+    let apt = PrivateApt::new(line)?;
     apt.get(&["update"])?;
-    let file = apt.download(package)?;
-    let partial = dir.with_extension("partial");
-    fs::create_dir_all(&partial)?;
-    output(Command::new("dpkg-deb").arg("-x").args([&file, &partial]), LIMIT)?;
-    fs::rename(&partial, &dir)?;
-    Ok(dir)
+    for (package, dir) in missing {
+        println!("vm: downloading and unpacking {package} ({})", line.suite);
+        let file = apt.download(package)?;
+        let partial = dir.with_extension("partial");
+        fs::create_dir_all(&partial)?;
+        output(Command::new("dpkg-deb").arg("-x").args([&file, &partial]), LIMIT)?;
+        fs::rename(&partial, dir)?;
+    }
+    Ok(dirs)
 }
 
 /// apt with lists, cache and sources of its own.

@@ -23,7 +23,7 @@ pub(crate) use guest::{
     ALIAS as GUEST_ALIAS, Guest, Link, NAME as GUEST_NAME, SCENARIO as GUEST_SCENARIO,
     fetch as fetch_guest,
 };
-pub(crate) use kernel::{LINES, obstacle};
+pub(crate) use kernel::{LINES, obstacle, unpacked_packages};
 pub(crate) use qemu::Echo;
 
 /// A kernel with an image to boot.

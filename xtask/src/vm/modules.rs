@@ -18,8 +18,9 @@ const NEEDED: [&str; 3] = ["virtio_pci", "virtio_blk", "btrfs"];
 
 /// Checksums that btrfs asks the crypto layer for at run time (`MODULE_SOFTDEP` in
 /// fs/btrfs/super.c), and loop devices: taken where the kernel has them as modules.
-/// A network and a console port are for those guests that are reached from outside.
-const WANTED: [&str; 8] = [
+/// A network and a console port are for those guests that are reached from outside; `null_blk` is
+/// the zoned device.
+const WANTED: [&str; 9] = [
     "crc32c_generic",
     "crc32c_intel",
     "xxhash_generic",
@@ -28,6 +29,7 @@ const WANTED: [&str; 8] = [
     "loop",
     "virtio_net",
     "virtio_console",
+    "null_blk",
 ];
 
 /// A module, unpacked.

@@ -18,7 +18,7 @@ impl Fixture {
     fn new(mode: HookMode, log_root: u64) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let device = Device::fake(&dir.path().join("image"), "loop7", ON_DISK, log_root);
-        let mut mounts = Mounts::new(Arc::from([device]), mode, None);
+        let mut mounts = Mounts::new(Arc::from([device]), mode, None, None);
         mounts.sysfs = dir.path().join("sysfs");
         fs::create_dir_all(mounts.sysfs.join("features")).expect("created");
         Self { dir, mounts }

@@ -10,6 +10,8 @@ use zerocopy::{
 use super::{
     Unsupported,
     key::{DiskKey, Key, item_type},
+    placement::{Placement, STRIPE_LEN_BYTES, Stripe},
+    profile::Profile,
 };
 use crate::btrfs::objectid;
 
@@ -38,52 +40,23 @@ struct DiskStripe {
     dev_uuid: [u8; 16],
 }
 
-/// `BTRFS_BLOCK_GROUP_SYSTEM | BTRFS_BLOCK_GROUP_METADATA`: what holds tree blocks.
-const HOLDS_TREE_BLOCKS: u64 = 1 << 1 | 1 << 2;
-
-/// A place on a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Physical {
-    /// The btrfs device id.
-    pub devid: u64,
-    /// Byte offset on that device.
-    pub offset: u64,
-}
-
-/// How a chunk spreads over its stripes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Profile {
-    /// SINGLE and DUP: each stripe is a whole copy.
-    Copies,
-    /// By name, what cannot be mapped yet.
-    Unsupported(&'static str),
-}
-
-impl Profile {
-    /// The bits of `BTRFS_BLOCK_GROUP_PROFILE_MASK`, and REMAPPED of the feature `REMAP_TREE`.
-    fn from_flags(flags: u64) -> Self {
-        match flags & 0xff8 {
-            0 | 0x20 => Self::Copies,
-            0x08 => Self::Unsupported("RAID0"),
-            0x10 => Self::Unsupported("RAID1"),
-            0x40 => Self::Unsupported("RAID10"),
-            0x80 => Self::Unsupported("RAID5"),
-            0x100 => Self::Unsupported("RAID6"),
-            0x200 => Self::Unsupported("RAID1C3"),
-            0x400 => Self::Unsupported("RAID1C4"),
-            0x800 => Self::Unsupported("REMAPPED"),
-            _ => Self::Unsupported("unknown"),
-        }
+impl From<&DiskStripe> for Stripe {
+    fn from(disk: &DiskStripe) -> Self {
+        Self { devid: disk.devid.get(), offset: disk.offset.get() }
     }
 }
+
+/// `BTRFS_BLOCK_GROUP_SYSTEM | BTRFS_BLOCK_GROUP_METADATA`: what holds tree blocks.
+const HOLDS_TREE_BLOCKS: u64 = 1 << 1 | 1 << 2;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Chunk {
     len_bytes: u64,
     /// `BTRFS_BLOCK_GROUP_*`.
     flags: u64,
-    profile: Profile,
-    stripes: Vec<Physical>,
+    /// Or the name of one that cannot be mapped.
+    profile: Result<Profile, &'static str>,
+    stripes: Vec<Stripe>,
 }
 
 /// Why a chunk item cannot be used.
@@ -150,8 +123,8 @@ impl ChunkMap {
     ///
     /// # Errors
     ///
-    /// Refuses what the kernel's `btrfs_check_chunk_valid` refuses, as far as mapping depends
-    /// on it.
+    /// Refuses what the kernel's `btrfs_check_chunk_valid` (`tree-checker.c`, 6.12) refuses, as
+    /// far as mapping depends on it.
     pub fn insert(&mut self, key: Key, item: &[u8], sectorsize: u32) -> Result<(), ChunkError> {
         let logical = key.offset;
         if key.item_type != item_type::CHUNK_ITEM || key.objectid != objectid::FIRST_CHUNK_TREE {
@@ -177,7 +150,7 @@ impl ChunkMap {
     /// The first profile that is not supported.
     pub fn check_profiles(&self) -> Result<(), Unsupported> {
         for (&logical, chunk) in &self.chunks {
-            if let Profile::Unsupported(profile) = chunk.profile
+            if let Err(profile) = chunk.profile
                 && chunk.flags & HOLDS_TREE_BLOCKS != 0
             {
                 return Err(Unsupported::Profile { logical, profile });
@@ -186,20 +159,17 @@ impl ChunkMap {
         Ok(())
     }
 
-    /// The places where a tree block is, one for each copy; none where no chunk that can be
-    /// mapped holds the whole of it.
-    pub fn copies(&self, logical: u64, len_bytes: u32) -> Vec<Physical> {
+    /// Where a tree block is; nowhere if no chunk that can be mapped holds the whole of it.
+    pub fn place(&self, logical: u64, len_bytes: u32) -> Placement {
         let Some((start, chunk)) = self.chunks.range(..=logical).next_back() else {
-            return Vec::new();
+            return Placement::default();
         };
         let within = logical - start;
         let fits = within.checked_add(len_bytes.into()).is_some_and(|end| end <= chunk.len_bytes);
-        if !fits || chunk.profile != Profile::Copies {
-            return Vec::new();
+        match chunk.profile {
+            Ok(profile) if fits => Placement::new(profile, &chunk.stripes, within, len_bytes),
+            _ => Placement::default(),
         }
-        // The sum cannot overflow: `parse_chunk` has seen to it.
-        let place = |stripe: &Physical| Physical { offset: stripe.offset + within, ..*stripe };
-        chunk.stripes.iter().map(place).collect()
     }
 
     /// How many bytes of logical addresses within `range` belong to a chunk.
@@ -228,24 +198,19 @@ fn parse_chunk(logical: u64, item: &[u8], sectorsize: u32) -> Result<Chunk, Chun
     let len_bytes = disk.length.get();
     let aligned = |value: u64| value.is_multiple_of(sectorsize.into());
     let ends = |start: u64| start.checked_add(len_bytes).is_some();
+    let flags = disk.flags.get();
+    let profile = Profile::from_flags(flags);
+    let (num_stripes, sub_stripes) = (disk.num_stripes.get(), disk.sub_stripes.get());
     let sound = len_bytes != 0
         && aligned(len_bytes)
         && aligned(logical)
         && ends(logical)
+        && disk.stripe_len.get() == STRIPE_LEN_BYTES
         && !stripes.is_empty()
+        && profile.map_or(true, |profile| profile.can_have(num_stripes, sub_stripes))
         && stripes.iter().all(|stripe| ends(stripe.offset.get()));
     if !sound {
-        let num_stripes = disk.num_stripes.get();
         return Err(ChunkError::Nonsense { logical, len_bytes, num_stripes });
     }
-    let flags = disk.flags.get();
-    Ok(Chunk {
-        len_bytes,
-        flags,
-        profile: Profile::from_flags(flags),
-        stripes: stripes
-            .iter()
-            .map(|stripe| Physical { devid: stripe.devid.get(), offset: stripe.offset.get() })
-            .collect(),
-    })
+    Ok(Chunk { len_bytes, flags, profile, stripes: stripes.iter().map(Stripe::from).collect() })
 }

@@ -13,6 +13,8 @@ use crate::btrfs::{ExtentKind, RefKey};
 const FLAG_DATA: u64 = 1 << 0;
 /// `BTRFS_EXTENT_FLAG_TREE_BLOCK`.
 const FLAG_TREE_BLOCK: u64 = 1 << 1;
+/// `BTRFS_BLOCK_FLAG_FULL_BACKREF`: what a tree block points to is referenced by its parent.
+const FLAG_FULL_BACKREF: u64 = 1 << 8;
 
 /// `struct btrfs_extent_item`.
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
@@ -184,6 +186,8 @@ pub struct ExtentItem<'leaf> {
     pub total_refs: u64,
     /// The transaction that allocated it.
     pub generation: u64,
+    /// Whether what it points to is referenced by its address; tree blocks only.
+    pub has_full_backref: bool,
     /// The references in the item.
     pub inline: InlineRefs<'leaf>,
 }
@@ -214,6 +218,7 @@ impl<'leaf> ExtentItem<'leaf> {
             len_bytes: if skinny { nodesize.into() } else { key.offset },
             total_refs: item.refs.get(),
             generation: item.generation.get(),
+            has_full_backref: flags & FLAG_FULL_BACKREF != 0,
             inline: InlineRefs { list: rest, at: 0 },
         })
     }

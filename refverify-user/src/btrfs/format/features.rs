@@ -26,19 +26,11 @@ pub enum Unsupported {
         "the file system lacks the feature MIXED_BACKREF: its extent tree is in the old format"
     )]
     OldExtentTree,
-    /// A checksum other than crc32c.
-    #[error("the file system's checksum type {name} ({csum_type}) is not supported")]
+    /// A checksum that is not known.
+    #[error("the file system's checksum type {csum_type} is not known")]
     Checksum {
         /// As in the superblock.
         csum_type: u16,
-        /// Its name.
-        name: &'static str,
-    },
-    /// More than one device.
-    #[error("the file system has {num_devices} devices; only one is supported")]
-    Devices {
-        /// How many.
-        num_devices: u64,
     },
     /// A sector size that only debugging kernels have.
     #[error("the file system's sector size of {sectorsize} bytes is not supported")]
@@ -73,14 +65,13 @@ const INCOMPAT: [Policy; 18] = [
     Policy::Handled, // COMPRESS_ZSTD
     Policy::Handled, // BIG_METADATA
     Policy::Handled, // EXTENDED_IREF
-    // Profiles are refused chunk by chunk, where they hold tree blocks.
     Policy::Handled, // RAID56
     Policy::Handled, // SKINNY_METADATA
     Policy::Handled, // NO_HOLES
     Policy::Handled, // METADATA_UUID
     Policy::Handled, // RAID1C34
-    // The superblock does not stay at 64 KiB: it is a log over two zones.
-    Policy::Refused("ZONED"),
+    // The superblock does not stay at 64 KiB: whoever reads the device has to find it.
+    Policy::Handled, // ZONED
     // More than one extent tree.
     Policy::Refused("EXTENT_TREE_V2"),
     // Data stripes only; tree blocks are mapped by chunks as ever.
@@ -95,8 +86,8 @@ const INCOMPAT: [Policy; 18] = [
 const MIXED_BACKREF: u64 = 1;
 
 /// Superblock flags that kernels accept and that do not change how a tree is read: WRITTEN,
-/// RELOC (`BTRFS_HEADER_FLAG_*`) and ERROR.
-const SUPER_FLAGS_HANDLED: u64 = 0b111;
+/// RELOC (`BTRFS_HEADER_FLAG_*`), ERROR, and SEEDING: a file system that others are based on.
+const SUPER_FLAGS_HANDLED: u64 = 1 << 32 | 0b111;
 
 /// Whether this program can read the file system.
 ///
@@ -110,9 +101,6 @@ pub fn check(superblock: &Superblock) -> Result<(), Unsupported> {
     bits(superblock.incompat_flags).try_for_each(check_incompat)?;
     if let Some(bit) = bits(superblock.super_flags & !SUPER_FLAGS_HANDLED).next() {
         return Err(Unsupported::SuperFlag { bit, name: super_flag_name(bit) });
-    }
-    if superblock.num_devices != 1 {
-        return Err(Unsupported::Devices { num_devices: superblock.num_devices });
     }
     // Kernels with CONFIG_BTRFS_EXPERIMENTAL take 2048; O_DIRECT reads would need care.
     if superblock.sectorsize < 4096 {
@@ -132,7 +120,6 @@ fn check_incompat(bit: u32) -> Result<(), Unsupported> {
 /// `BTRFS_SUPER_FLAG_*` (kernel: `include/uapi/linux/btrfs_tree.h`).
 fn super_flag_name(bit: u32) -> &'static str {
     match bit {
-        32 => "SEEDING",
         33 => "METADUMP",
         34 => "METADUMP_V2",
         35 => "CHANGING_FSID",

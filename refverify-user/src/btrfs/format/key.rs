@@ -27,6 +27,8 @@ pub mod item_type {
     pub const SHARED_DATA_REF: u8 = 184;
     /// A block group: no extent, but kept in the same tree.
     pub const BLOCK_GROUP_ITEM: u8 = 192;
+    /// A device, in the chunk tree.
+    pub const DEV_ITEM: u8 = 216;
     /// A chunk, in the chunk tree.
     pub const CHUNK_ITEM: u8 = 228;
 }

@@ -7,15 +7,20 @@
 
 mod chunk;
 mod csum;
+mod device_item;
 mod extent_item;
 mod features;
 mod key;
 mod node;
+mod parity;
+mod placement;
+mod profile;
 mod root_item;
 mod superblock;
 
-pub use chunk::{ChunkError, ChunkMap, Physical};
+pub use chunk::{ChunkError, ChunkMap};
 pub use csum::ChecksumType;
+pub use device_item::DeviceItem;
 pub use extent_item::{
     BackRef, ExtentItem, InlineRefs, ItemError, extent_data_ref_hash, parse_keyed_ref,
 };
@@ -24,6 +29,8 @@ pub use key::{Key, item_type};
 pub use node::{
     BlockFault, BlockFormat, BlockPointer, Interior, Item, Leaf, ReadFailure, TreeBlock,
 };
+pub use parity::Parity;
+pub use placement::{Piece, Placement};
 pub use root_item::{RootItemError, parse_root_item};
 pub use superblock::{SUPERBLOCK_LEN_BYTES, SUPERBLOCK_OFFSET, Superblock, SuperblockError};
 

@@ -1,6 +1,6 @@
 //! Tree blocks: when to believe one, and what is in it.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -51,14 +51,15 @@ struct DiskItem {
 const HEADER_LEN: usize = size_of::<DiskHeader>();
 
 /// What is the same for all tree blocks of a file system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockFormat {
     /// Length of a tree block.
     pub nodesize: u32,
     /// Addresses are multiples of it.
     pub sectorsize: u32,
-    /// The id in every header (`metadata_uuid`).
-    pub fsid: Uuid,
+    /// The ids that a header may have: the `metadata_uuid`, then those of the seeds that the file
+    /// system is based on (kernel: `check_tree_block_fsid`).
+    pub fsids: Arc<[Uuid]>,
     /// The algorithm of the checksum.
     pub csum_type: ChecksumType,
 }
@@ -121,6 +122,14 @@ pub enum BlockFault {
     /// The device gave an error.
     #[error("{0}")]
     Unreadable(#[from] ReadFailure),
+    /// On RAID5 and RAID6: no choice of bad stripes gives a good block.
+    #[error("it cannot be computed from parity: {given} of {wanted} other parts could be read")]
+    NotRebuilt {
+        /// How many parts of its rows were read.
+        given: usize,
+        /// How many there are.
+        wanted: usize,
+    },
     /// No chunk holds its address.
     #[error("no chunk holds its address")]
     NotMapped,
@@ -273,7 +282,7 @@ impl DiskHeader {
             return Err(BlockFault::Bytenr { found: self.bytenr.get() });
         }
         let fsid = Uuid::from_bytes(self.fsid);
-        if fsid != format.fsid {
+        if !format.fsids.contains(&fsid) {
             return Err(BlockFault::Fsid { found: fsid });
         }
         if !format.csum_type.matches(block) {

@@ -1,5 +1,7 @@
 //! The superblock.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 use zerocopy::{
     FromBytes, Immutable, KnownLayout, Unaligned,
@@ -7,7 +9,8 @@ use zerocopy::{
 };
 
 use super::{
-    BlockFormat, BlockPointer, ChecksumType, ChunkError, ChunkMap, LEVELS_MAX, Unsupported,
+    BlockFormat, BlockPointer, ChecksumType, ChunkError, ChunkMap, DeviceItem, LEVELS_MAX,
+    Unsupported, device_item::DiskDeviceItem,
 };
 use crate::btrfs::objectid;
 
@@ -24,6 +27,9 @@ const MAGIC: [u8; 8] = *b"_BHRfS_M";
 
 /// `BTRFS_FEATURE_INCOMPAT_METADATA_UUID`.
 const METADATA_UUID: u64 = 1 << 10;
+
+/// `BTRFS_FEATURE_INCOMPAT_SKINNY_METADATA`.
+const SKINNY_METADATA: u64 = 1 << 8;
 
 /// `BTRFS_FEATURE_INCOMPAT_SIMPLE_QUOTA`.
 const SIMPLE_QUOTA: u64 = 1 << 16;
@@ -59,7 +65,7 @@ struct DiskSuperblock {
     root_level: u8,
     chunk_root_level: u8,
     log_root_level: u8,
-    dev_item: DiskDevItem,
+    dev_item: DiskDeviceItem,
     label: [u8; 256],
     cache_generation: U64,
     uuid_tree_generation: U64,
@@ -72,26 +78,6 @@ struct DiskSuperblock {
 }
 
 const _: () = assert!(size_of::<DiskSuperblock>() == SUPERBLOCK_LEN_BYTES as usize);
-
-/// `struct btrfs_dev_item`.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-struct DiskDevItem {
-    devid: U64,
-    total_bytes: U64,
-    bytes_used: U64,
-    io_align: U32,
-    io_width: U32,
-    sector_size: U32,
-    device_type: U64,
-    generation: U64,
-    start_offset: U64,
-    dev_group: U32,
-    seek_speed: u8,
-    bandwidth: u8,
-    uuid: [u8; 16],
-    fsid: [u8; 16],
-}
 
 /// What a superblock says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,8 +110,8 @@ pub struct Superblock {
     pub incompat_flags: u64,
     /// `BTRFS_SUPER_FLAG_*` and some of `BTRFS_HEADER_FLAG_*`.
     pub super_flags: u64,
-    /// This device's id among those of the file system.
-    pub devid: u64,
+    /// The device that this superblock is on.
+    pub device: DeviceItem,
     /// How many devices the file system has.
     pub num_devices: u64,
     /// Where the chunk tree itself is.
@@ -175,19 +161,19 @@ impl Superblock {
             csum_type,
             incompat_flags,
             super_flags: disk.flags.get(),
-            devid: disk.dev_item.devid.get(),
+            device: (&disk.dev_item).into(),
             num_devices: disk.num_devices.get(),
             sys_chunks: ChunkMap::from_sys_array(disk.sys_chunk_array()?, sectorsize)?,
             label: disk.label[..label_len].to_vec(),
         })
     }
 
-    /// What every tree block of this file system must look like.
+    /// What every tree block that this file system itself wrote must look like.
     pub fn block_format(&self) -> BlockFormat {
         BlockFormat {
             nodesize: self.nodesize,
             sectorsize: self.sectorsize,
-            fsid: self.metadata_uuid,
+            fsids: Arc::from([self.metadata_uuid]),
             csum_type: self.csum_type,
         }
     }
@@ -205,6 +191,11 @@ impl Superblock {
             self.chunk_root_generation,
             self.chunk_root_level,
         )
+    }
+
+    /// Whether tree blocks may have items of the short form.
+    pub fn has_skinny_metadata(&self) -> bool {
+        self.incompat_flags & SKINNY_METADATA != 0
     }
 
     /// Whether simple quotas are, or once were, in use: only then are there owner refs.

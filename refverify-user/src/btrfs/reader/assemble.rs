@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::ReaderStep;
 use crate::btrfs::{
-    DiskExtent,
+    DiskExtent, RefKey,
     checks::{self, CheckContext, DiskFault, DiskFinding},
     format::{BackRef, ExtentItem, Item, item_type, parse_keyed_ref},
 };
@@ -32,6 +32,11 @@ struct OpenExtent {
     inline_sum: u64,
 }
 
+/// So many lists of references are kept for the next extents; a leaf has fewer.
+const SPARE_LISTS_MAX: usize = 4096;
+/// Longer ones are rare, and not kept.
+const SPARE_LIST_LEN_MAX: usize = 64;
+
 /// Puts the items of the extent tree together, in key order.
 #[derive(Debug)]
 pub(super) struct Assembler {
@@ -41,11 +46,24 @@ pub(super) struct Assembler {
     previous: Option<(u64, u64)>,
     /// Item types that were told to be unknown, one bit each.
     unknown_types: [u128; 2],
+    /// Empty lists with room for references.
+    spare_lists: Vec<Vec<(RefKey, u32)>>,
 }
 
 impl Assembler {
     pub(super) fn new(context: CheckContext) -> Self {
-        Self { context, open: None, previous: None, unknown_types: [0; 2] }
+        let (open, previous, spare_lists) = (None, None, Vec::new());
+        Self { context, open, previous, unknown_types: [0; 2], spare_lists }
+    }
+
+    /// Takes back an extent that was told, for its memory.
+    pub(super) fn reuse(&mut self, extent: DiskExtent) {
+        let mut refs = extent.refs;
+        let is_worth_it = (1..=SPARE_LIST_LEN_MAX).contains(&refs.capacity());
+        if is_worth_it && self.spare_lists.len() < SPARE_LISTS_MAX {
+            refs.clear();
+            self.spare_lists.push(refs);
+        }
     }
 
     /// Goes on with a newer tree: what is open will be read again, and what was read before
@@ -75,7 +93,8 @@ impl Assembler {
         let place = Place { leaf, slot: item.slot };
         match item.key.item_type {
             item_type::EXTENT_ITEM | item_type::METADATA_ITEM => {
-                open.add_extent(&self.context, item, place);
+                let refs = self.spare_lists.pop().unwrap_or_default();
+                open.add_extent(&self.context, item, place, refs);
             }
             item_type::BLOCK_GROUP_ITEM => {}
             item_type::EXTENT_REF_V0 => open.leave_out(place, DiskFault::OldKeyedRef),
@@ -144,7 +163,13 @@ impl OpenExtent {
         self.find(place, fault);
     }
 
-    fn add_extent(&mut self, context: &CheckContext, item: &Item, place: Place) {
+    fn add_extent(
+        &mut self,
+        context: &CheckContext,
+        item: &Item,
+        place: Place,
+        refs: Vec<(RefKey, u32)>,
+    ) {
         if self.extent.is_some() {
             return self.leave_out(place, DiskFault::SecondExtentItem);
         }
@@ -159,8 +184,9 @@ impl OpenExtent {
             total_refs: parsed.total_refs,
             generation: parsed.generation,
             owner_root: None,
-            refs: Vec::new(),
+            refs,
         };
+        context.check_form(item.key.item_type, &parsed, |kind| self.find(place, kind));
         context.check_item(&extent, |kind| self.find(place, kind));
         let mut last = None;
         for back_ref in parsed.inline {

@@ -1,21 +1,28 @@
 //! The state machine that reads the extent tree.
 
-use std::{collections::VecDeque, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
 use super::{
     BlockRead, ReaderError, ReaderStep,
     assemble::Assembler,
+    found::Found,
     known::{Known, KnownTree},
-    reads::{Answer, Reads},
+    mirrors::Mirrors,
+    reads::{Answer, NAMED_DEVICE, ReadBlock, Reads},
     walk::{Next, TreeWalk},
 };
 use crate::btrfs::{
+    DiskExtent,
     checks::CheckContext,
     format::{
-        self, BlockFault, BlockPointer, ChunkMap, Key, Leaf, ReadFailure, Superblock,
-        SuperblockError, TreeBlock, item_type, parse_root_item,
+        self, BlockFault, BlockPointer, ChunkMap, DeviceItem, Item, Key, Leaf, ReadFailure,
+        Superblock, SuperblockError, TreeBlock, item_type, parse_root_item,
     },
     objectid,
 };
@@ -47,15 +54,6 @@ enum Stage {
     Ended,
 }
 
-/// What the chosen superblock led to. Each part is kept, with the pointer that it was read
-/// through, for as long as newer superblocks have the same pointer.
-#[derive(Debug, Default)]
-struct Found {
-    superblock: Option<Arc<Superblock>>,
-    chunks: Option<(BlockPointer, ChunkMap)>,
-    extent_root: Option<(BlockPointer, BlockPointer)>,
-}
-
 /// The block that was bad last.
 #[derive(Debug)]
 struct Suspect {
@@ -73,7 +71,10 @@ pub struct ExtentReader {
     min_generation: u64,
     stage: Stage,
     reads: Reads,
+    mirrors: Mirrors,
     found: Found,
+    /// The device that gave the superblock last.
+    superblock_devid: u64,
     /// The walk over the extent tree; it goes on when a newer superblock has the same tree.
     extents: Option<TreeWalk>,
     assembler: Option<Assembler>,
@@ -97,7 +98,9 @@ impl ExtentReader {
             min_generation,
             stage: Stage::Ended,
             reads: Reads::default(),
+            mirrors: Mirrors::default(),
             found: Found::default(),
+            superblock_devid: NAMED_DEVICE,
             extents: None,
             assembler: None,
             told_generation: None,
@@ -129,8 +132,10 @@ impl ExtentReader {
         // Ids go on counting: an answer that is still under way must not be mistaken.
         let mut reads = std::mem::take(&mut self.reads);
         let found = std::mem::take(&mut self.found);
+        let mut mirrors = std::mem::take(&mut self.mirrors);
         reads.forget_all();
-        *self = Self { reads, found, ..fresh };
+        mirrors.confirm(None);
+        *self = Self { reads, mirrors, found, ..fresh };
         self.read_superblock();
     }
 
@@ -150,6 +155,13 @@ impl ExtentReader {
         self.take_answer(answer);
     }
 
+    /// Takes back an extent that was told and is of no more use: the next ones take its memory.
+    pub fn reuse(&mut self, extent: DiskExtent) {
+        if let Some(assembler) = &mut self.assembler {
+            assembler.reuse(extent);
+        }
+    }
+
     /// What came of the answers so far; `None` until more of them come, and after the end.
     pub fn next_step(&mut self) -> Option<ReaderStep> {
         while self.steps.is_empty() {
@@ -159,6 +171,11 @@ impl ExtentReader {
             }
         }
         self.steps.pop_front()
+    }
+
+    /// Whether nothing more will come until [`ExtentReader::restart`].
+    pub fn has_ended(&self) -> bool {
+        matches!(self.stage, Stage::Ended) && self.steps.is_empty()
     }
 
     /// Asks for the superblock to be read again at the next border between leaves, and for
@@ -174,6 +191,11 @@ impl ExtentReader {
         }
     }
 
+    /// The devices of the file system by their ids, as far as the chunk tree has been read.
+    pub fn devices(&self) -> &BTreeMap<u64, DeviceItem> {
+        &self.found.devices
+    }
+
     /// The share of the range that is complete, 0 to 1, by the bytes of chunks.
     #[expect(clippy::cast_precision_loss, reason = "a share needs no 64 bits")]
     pub fn progress(&self) -> f64 {
@@ -185,12 +207,14 @@ impl ExtentReader {
 
     fn read_superblock(&mut self) {
         self.stage = Stage::Superblock { tries: 0 };
-        self.reads.request_superblock();
+        self.reads.request_superblock(self.superblock_devid);
     }
 
     fn request_wanted(&mut self) {
-        let Some(superblock) = &self.found.superblock else { return };
-        let format = superblock.block_format();
+        let (Some(superblock), Some(format)) = (&self.found.superblock, self.found.block_format())
+        else {
+            return;
+        };
         let generation = superblock.generation;
         let is_extents = matches!(self.stage, Stage::Extents);
         let (walk, chunks) = match &mut self.stage {
@@ -206,7 +230,7 @@ impl ExtentReader {
             },
             Stage::Superblock { .. } | Stage::TooOld | Stage::Ended => return,
         };
-        for pointer in walk.take_wanted() {
+        for pointer in walk.take_wanted(format.nodesize) {
             let known = self.known.as_mut().filter(|_| is_extents);
             let known = known.map(|known| (known, generation));
             let kept = walk.take_kept(&pointer);
@@ -214,11 +238,12 @@ impl ExtentReader {
                 walk.accept(&pointer, Ok(block), known);
                 continue;
             }
-            let mirrors = chunks.copies(pointer.bytenr, format.nodesize);
-            if let Answer::Block(pointer, block) =
-                self.reads.request_block(pointer, format, mirrors)
+            let placement = chunks.place(pointer.bytenr, format.nodesize);
+            if let Answer::Block(ReadBlock { pointer, block, bad_copies }) =
+                self.reads.request_block(pointer, format.clone(), placement)
             {
-                walk.accept(&pointer, block, known);
+                let faults = || bad_copies.into_iter().map(|bad| bad.fault).collect();
+                walk.accept(&pointer, block.ok_or_else(faults), known);
             }
         }
     }
@@ -227,16 +252,36 @@ impl ExtentReader {
         match answer {
             Answer::Nothing => {}
             Answer::Superblock(data) => self.take_superblock(data),
-            Answer::Block(pointer, block) => match (&mut self.stage, &mut self.extents) {
-                (_, Some(walk)) if pointer.tree == objectid::EXTENT_TREE => {
-                    let generation = self.told_generation.unwrap_or(0);
-                    walk.accept(&pointer, block, self.known.as_mut().map(|it| (it, generation)));
-                }
-                (Stage::Chunks { walk, .. } | Stage::Root { walk }, _) => {
-                    walk.accept(&pointer, block, None);
-                }
-                _ => {}
-            },
+            Answer::Confirmation(data) => {
+                let superblock = data.ok().and_then(|data| Superblock::parse(&data).ok());
+                let confirmed = self.mirrors.confirm(superblock.map(|it| it.generation));
+                self.steps.extend(confirmed.into_iter().map(ReaderStep::MirrorFailed));
+            }
+            Answer::Block(read) => self.take_block(read),
+        }
+        if self.mirrors.take_question() {
+            self.reads.request_confirmation(self.superblock_devid);
+        }
+    }
+
+    fn take_block(&mut self, read: ReadBlock) {
+        let ReadBlock { pointer, block, bad_copies } = read;
+        let block = match block {
+            Some(block) => {
+                self.mirrors.suspect(self.found.generation(), pointer, bad_copies);
+                Ok(block)
+            }
+            None => Err(bad_copies.into_iter().map(|bad| bad.fault).collect()),
+        };
+        match (&mut self.stage, &mut self.extents) {
+            (_, Some(walk)) if pointer.tree == objectid::EXTENT_TREE => {
+                let generation = self.told_generation.unwrap_or(0);
+                walk.accept(&pointer, block, self.known.as_mut().map(|it| (it, generation)));
+            }
+            (Stage::Chunks { walk, .. } | Stage::Root { walk }, _) => {
+                walk.accept(&pointer, block, None);
+            }
+            _ => {}
         }
     }
 
@@ -246,21 +291,42 @@ impl ExtentReader {
             Err(failure) => Err(ReaderError::SuperblockUnreadable(failure)),
             Ok(data) => Superblock::parse(&data).map_err(ReaderError::Superblock),
         };
+        let devid = self.found.superblock_device(self.superblock_devid, tries);
+        let tries_max = SUPERBLOCK_TRIES + u32::try_from(self.found.devices.len()).unwrap_or(0);
         match superblock {
-            Ok(superblock) => match self.choose(superblock) {
-                Ok(()) => {}
-                Err(error) => self.fail(error),
-            },
-            // The kernel may be writing it at this very moment.
-            Err(
-                ReaderError::SuperblockUnreadable(_)
-                | ReaderError::Superblock(SuperblockError::Checksum),
-            ) if tries < SUPERBLOCK_TRIES => {
-                self.stage = Stage::Superblock { tries: tries + 1 };
-                self.reads.request_superblock();
+            // Another device than the one that was named may have missed the last commits.
+            Ok(superblock) if devid == NAMED_DEVICE || self.is_current(&superblock) => {
+                self.superblock_devid = devid;
+                if let Err(error) = self.choose(superblock) {
+                    self.fail(error);
+                }
+            }
+            Err(error @ ReaderError::Superblock(_))
+                if devid == NAMED_DEVICE
+                    && error != ReaderError::Superblock(SuperblockError::Checksum) =>
+            {
+                self.fail(error);
+            }
+            // The kernel may be writing it at this very moment, or the device is gone.
+            _ if tries < tries_max => {
+                let tries = tries + 1;
+                self.stage = Stage::Superblock { tries };
+                let devid = self.found.superblock_device(self.superblock_devid, tries);
+                self.reads.request_superblock(devid);
             }
             Err(error) => self.fail(error),
+            Ok(_) => {
+                let reason = ReadFailure::new("no device has one of this file system any more");
+                self.fail(ReaderError::SuperblockUnreadable(reason));
+            }
         }
+    }
+
+    /// Whether it is a superblock of the file system that is being read, and no older.
+    fn is_current(&self, superblock: &Superblock) -> bool {
+        self.found.superblock.as_ref().is_some_and(|before| {
+            before.fsid == superblock.fsid && before.generation <= superblock.generation
+        })
     }
 
     /// Decides whether reading can go on at this superblock, and goes on.
@@ -343,6 +409,10 @@ impl ExtentReader {
         };
         let taken = match next {
             Next::Waiting => return false,
+            // The last word is for the devices that failed.
+            Next::End if matches!(self.stage, Stage::Extents) && !self.mirrors.is_settled() => {
+                return false;
+            }
             Next::Leaf(leaf) => self.take_leaf(&leaf),
             Next::Unchanged(keys) => {
                 self.pass_over(&keys);
@@ -361,11 +431,10 @@ impl ExtentReader {
         let Some(superblock) = &self.found.superblock else { return Ok(()) };
         let (generation, sectorsize) = (superblock.generation, superblock.sectorsize);
         match &mut self.stage {
-            Stage::Chunks { chunks, .. } => leaf
-                .items()
-                .filter(|item| item.key.item_type == item_type::CHUNK_ITEM)
-                .try_for_each(|item| chunks.insert(item.key, item.body, sectorsize))
-                .map_err(|reason| ReaderError::Chunk { generation, reason }),
+            Stage::Chunks { chunks, .. } => {
+                let found = &mut self.found;
+                leaf.items().try_for_each(|item| take_chunk_tree_item(&item, found, chunks))
+            }
             Stage::Root { walk } => {
                 let found_in = walk.root();
                 let Some(item) = leaf.items().find(|item| item.key == EXTENT_ROOT_KEY) else {
@@ -425,7 +494,11 @@ impl ExtentReader {
         pointer: BlockPointer,
         faults: Vec<BlockFault>,
     ) -> Result<(), ReaderError> {
-        let generation = self.found.superblock.as_ref().map_or(0, |sb| sb.generation);
+        if matches!(self.stage, Stage::Chunks { .. }) && self.is_of_seed(&faults) {
+            self.go_on();
+            return Ok(());
+        }
+        let generation = self.found.generation();
         let tries = match &self.suspect {
             Some(last) if last.generation == generation || last.pointer.is_same_block(&pointer) => {
                 last.tries + 1
@@ -443,8 +516,14 @@ impl ExtentReader {
         Ok(())
     }
 
+    /// Whether a block was refused only because the seed that it is from was not known yet.
+    fn is_of_seed(&self, faults: &[BlockFault]) -> bool {
+        let is_of_seed = |fault: &BlockFault| matches!(fault, BlockFault::Fsid { found } if self.found.is_seed(*found));
+        faults.iter().any(is_of_seed)
+    }
+
     fn take_end(&mut self) -> Result<(), ReaderError> {
-        let generation = self.found.superblock.as_ref().map_or(0, |sb| sb.generation);
+        let generation = self.found.generation();
         match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Chunks { walk, chunks } => {
                 chunks.check_profiles()?;
@@ -477,5 +556,26 @@ impl ExtentReader {
         self.stage = Stage::Ended;
         self.reads.forget_all();
         self.steps.push_back(ReaderStep::Failed(error));
+    }
+}
+
+/// Devices and chunks; the chunk tree holds nothing else.
+fn take_chunk_tree_item(
+    item: &Item,
+    found: &mut Found,
+    chunks: &mut ChunkMap,
+) -> Result<(), ReaderError> {
+    let Some(superblock) = &found.superblock else { return Ok(()) };
+    let (generation, sectorsize) = (superblock.generation, superblock.sectorsize);
+    match item.key.item_type {
+        item_type::CHUNK_ITEM => chunks
+            .insert(item.key, item.body, sectorsize)
+            .map_err(|reason| ReaderError::Chunk { generation, reason }),
+        item_type::DEV_ITEM => {
+            let cut_off = ReaderError::Device { generation, devid: item.key.offset };
+            found.add_device(DeviceItem::parse(item.body).ok_or(cut_off)?);
+            Ok(())
+        }
+        _ => Ok(()),
     }
 }

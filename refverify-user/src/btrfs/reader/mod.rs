@@ -13,11 +13,13 @@
 
 mod assemble;
 mod extent_reader;
+mod found;
 mod known;
+mod mirrors;
 mod reads;
 mod step;
 mod walk;
 
 pub use extent_reader::ExtentReader;
 pub use known::{Known, KnownTree};
-pub use step::{BlockRead, ReaderError, ReaderStep};
+pub use step::{BlockRead, MirrorFault, ReaderError, ReaderStep};

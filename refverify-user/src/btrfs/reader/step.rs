@@ -1,6 +1,6 @@
 //! What the reader asks for and what it tells.
 
-use std::{ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use uuid::Uuid;
 
@@ -22,8 +22,27 @@ pub struct BlockRead {
     pub devid: u64,
     /// Byte offset on the device.
     pub offset: u64,
-    /// How much: a superblock's or a tree block's length.
+    /// How much: a superblock's length, or that of a tree block or of the part of it that is
+    /// on the device.
     pub len_bytes: u32,
+}
+
+/// A device that did not give what another one did, or what parity says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirrorFault {
+    /// The btrfs device id.
+    pub devid: u64,
+    /// The first block that it failed to give.
+    pub pointer: BlockPointer,
+    /// What was wrong with its copy.
+    pub fault: BlockFault,
+}
+
+impl fmt::Display for MirrorFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { devid, pointer, fault } = self;
+        write!(f, "device {devid} has no good copy of {pointer}: {fault}; another one was used")
+    }
 }
 
 /// What the reader has to say, in order.
@@ -62,6 +81,9 @@ pub enum ReaderStep {
         /// The generation.
         generation: u64,
     },
+    /// A device failed to give a block that could be had all the same. A warning, told once for
+    /// each device; it means nothing for what was read.
+    MirrorFailed(MirrorFault),
     /// The superblock is older than wanted: wait for a commit, then [`ExtentReader::retry`](super::ExtentReader::retry).
     TooOld {
         /// The superblock's generation.
@@ -103,6 +125,14 @@ pub enum ReaderError {
         before: u64,
         /// The generation now.
         now: u64,
+    },
+    /// The chunk tree holds a device that makes no sense.
+    #[error("the chunk tree at generation {generation}: the item of device {devid} is cut off")]
+    Device {
+        /// The superblock's generation.
+        generation: u64,
+        /// The device.
+        devid: u64,
     },
     /// A tree block stays bad although the superblock still leads to it.
     #[error("{pointer} is bad on every mirror: {}", list(.faults))]

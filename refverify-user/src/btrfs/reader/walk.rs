@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     iter,
-    ops::Range,
+    ops::{Bound, Range},
 };
 
 use bytes::Bytes;
@@ -11,8 +11,10 @@ use bytes::Bytes;
 use super::Known;
 use crate::btrfs::format::{BlockFault, BlockPointer, Key, Leaf, TreeBlock};
 
-/// How many blocks at the left edge of what is unread are wanted at once.
-const BLOCKS_AHEAD: usize = 64;
+/// How much at the left edge of what is unread is wanted at once. Blocks come in any order and
+/// are told from left to right, so that the device has some of them to do at any time, even
+/// while whoever takes them has to wait for a processor.
+const AHEAD_BYTES: u32 = 16 << 20;
 
 /// How many of them may be above the leaves: each can bring hundreds of pointers.
 const INTERIOR_AHEAD: usize = 32;
@@ -41,9 +43,19 @@ pub(super) struct TreeWalk {
     root: BlockPointer,
     range: Range<Key>,
     frontier: BTreeMap<Key, (BlockPointer, State)>,
+    ahead: Ahead,
     /// Leaves that the walk before had read ahead, by bytenr and generation: most of them are
     /// the same in the newer tree. Never more than a window of them.
     kept: HashMap<(u64, u64), Leaf>,
+}
+
+/// How far to the right blocks are wanted.
+#[derive(Debug)]
+enum Ahead {
+    /// Not known: a place to the left has changed.
+    Unknown,
+    /// So many blocks, some of them above the leaves, up to this key.
+    Known { blocks: usize, interior: usize, upto: Key },
 }
 
 /// What comes next, from left to right.
@@ -67,7 +79,7 @@ impl TreeWalk {
         } else {
             BTreeMap::from([(Key::first_of(0), (root, State::Wanted))])
         };
-        Self { root, range, frontier, kept: HashMap::new() }
+        Self { root, range, frontier, ahead: Ahead::Unknown, kept: HashMap::new() }
     }
 
     /// A walk over a newer tree, which uses again what `older` had read ahead.
@@ -95,18 +107,37 @@ impl TreeWalk {
     }
 
     /// The blocks to read now; each is named once.
-    pub(super) fn take_wanted(&mut self) -> Vec<BlockPointer> {
+    ///
+    /// More are wanted when a quarter of those ahead has been told: then there are enough of
+    /// them for neighbours to be read together.
+    pub(super) fn take_wanted(&mut self, nodesize: u32) -> Vec<BlockPointer> {
+        // 256 of the largest blocks. More than 1024 would only be more to read again when a
+        // file system in use has moved on.
+        let blocks_ahead = (AHEAD_BYTES / nodesize.max(1)).clamp(256, 1024) as usize;
+        let (mut blocks, mut interior, from) = match self.ahead {
+            Ahead::Known { blocks, .. } if blocks > blocks_ahead / 4 * 3 => return Vec::new(),
+            Ahead::Known { blocks, interior, upto } => (blocks, interior, Bound::Excluded(upto)),
+            Ahead::Unknown => (0, 0, Bound::Unbounded),
+        };
         let mut wanted = Vec::new();
-        for (place, (pointer, state)) in self.frontier.values_mut().take(BLOCKS_AHEAD).enumerate() {
-            match state {
-                // What is behind a bad block is likely to be read again from elsewhere.
-                State::Bad(_) => break,
-                State::Wanted if pointer.level == 0 || place < INTERIOR_AHEAD => {
-                    *state = State::Reading;
-                    wanted.push(*pointer);
-                }
-                _ => {}
+        let mut upto = None;
+        for (key, (pointer, state)) in self.frontier.range_mut((from, Bound::Unbounded)) {
+            let is_interior = pointer.level > 0;
+            let is_enough = blocks >= blocks_ahead || (is_interior && interior == INTERIOR_AHEAD);
+            // What is behind a bad block is likely to be read again from elsewhere.
+            if is_enough || matches!(state, State::Bad(_)) {
+                break;
             }
+            if matches!(state, State::Wanted) {
+                *state = State::Reading;
+                wanted.push(*pointer);
+            }
+            blocks += 1;
+            interior += usize::from(is_interior);
+            upto = Some(*key);
+        }
+        if let Some(upto) = upto {
+            self.ahead = Ahead::Known { blocks, interior, upto };
         }
         wanted
     }
@@ -126,9 +157,13 @@ impl TreeWalk {
         }
         match block {
             Ok(TreeBlock::Leaf(leaf)) => *state = State::Read(leaf),
-            Err(faults) => *state = State::Bad(faults),
+            Err(faults) => {
+                *state = State::Bad(faults);
+                self.ahead = Ahead::Unknown;
+            }
             Ok(TreeBlock::Interior(interior)) => {
                 self.frontier.remove(&place);
+                self.ahead = Ahead::Unknown;
                 let range = &self.range;
                 let in_range: Vec<_> = interior
                     .children()
@@ -151,6 +186,7 @@ impl TreeWalk {
 
     /// Wants a bad block once more.
     pub(super) fn retry_bad(&mut self) {
+        self.ahead = Ahead::Unknown;
         for (_, state) in self.frontier.values_mut() {
             if matches!(state, State::Bad(_)) {
                 *state = State::Wanted;
@@ -172,6 +208,9 @@ impl TreeWalk {
             (_, State::Read(leaf)) => {
                 let leaf = leaf.clone();
                 first.remove();
+                if let Ahead::Known { blocks, .. } = &mut self.ahead {
+                    *blocks = blocks.saturating_sub(1);
+                }
                 Next::Leaf(leaf)
             }
         }

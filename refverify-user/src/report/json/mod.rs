@@ -58,6 +58,7 @@ enum Body {
     Blind(BlindBody),
     Aborted(AbortedBody),
     GaveUp(GaveUpBody),
+    MirrorFailed(MirrorFailedBody),
     Refused(RefusedBody),
     Summary(SummaryBody),
 }
@@ -137,6 +138,14 @@ struct GaveUpBody {
 }
 
 #[derive(Serialize)]
+struct MirrorFailedBody {
+    #[serde(flatten)]
+    fs: FileSystemBody,
+    devid: u64,
+    reason: String,
+}
+
+#[derive(Serialize)]
 struct RefusedBody {
     #[serde(flatten)]
     fs: FileSystemBody,
@@ -187,6 +196,11 @@ fn body(notice: &Notice, watched: &Watched, delivery: Option<Delivery>) -> Optio
             Body::Aborted(AbortedBody { fs: fs(slot), transid: *transid, errno: *errno })
         }
         Notice::GaveUp { fs: slot, what } => Body::GaveUp(GaveUpBody::new(fs(slot), *what)),
+        Notice::MirrorFailed { fs: slot, devid, reason } => Body::MirrorFailed(MirrorFailedBody {
+            fs: fs(slot),
+            devid: *devid,
+            reason: reason.clone(),
+        }),
         Notice::Refused { fs: slot, reason } => {
             Body::Refused(RefusedBody { fs: fs(slot), reason: reason.clone() })
         }

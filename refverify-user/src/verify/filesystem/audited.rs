@@ -76,7 +76,7 @@ impl FileSystem {
     }
 
     /// Takes what reading for an audit has led to.
-    pub(super) fn take_for_audit(&mut self, progress: Progress, gate: &mut Gate) {
+    pub(super) fn take_for_audit(&mut self, progress: Progress, gate: &mut Gate, fx: &mut Effects) {
         let Some(audit) = &mut self.audit else { return };
         match progress {
             Progress::At { generation, .. } => {
@@ -91,6 +91,7 @@ impl FileSystem {
             Progress::Wrong { generation, finding } => {
                 self.wrong_on_disk(generation, finding, gate);
             }
+            Progress::MirrorFailed(fault) => self.mirror_failed(&fault, fx),
             Progress::Done { .. } => {
                 audit.end(self.time_ns);
                 self.stop_reading();

@@ -193,14 +193,30 @@ fn chunks_that_make_no_sense_end_in_an_error() {
         let failed = with(&[sound.clone(), (logical, item)]);
         assert!(failed.as_ref().is_some_and(|text| text.contains("chunk")), "{failed:?}");
     }
-    let raid1 = |flags: u64| {
-        let mut item = chunk_item(MIB, &[MIB, 5 * MIB]);
+    let of_flags = |flags: u64, num_stripes: usize| {
+        let mut item = chunk_item(MIB, &vec![MIB; num_stripes]);
         item[24..32].copy_from_slice(&flags.to_le_bytes());
         with(&[sound.clone(), (64 * MIB, item)])
     };
-    let refused = raid1(1 << 2 | 1 << 4).expect("RAID1 metadata is refused");
-    assert!(refused.contains("RAID1") && refused.contains("67108864"), "{refused}");
-    assert_eq!(raid1(1 << 0 | 1 << 4), None, "RAID1 data need not be mapped");
+    let (data, metadata) = (1 << 0, 1 << 2);
+    for (profile, right, wrong) in [
+        (0, 1, 2),
+        (0x10, 2, 1),
+        (0x20, 2, 1),
+        (0x80, 2, 1),
+        (0x100, 3, 2),
+        (0x200, 3, 2),
+        (0x400, 4, 3),
+    ] {
+        assert_eq!(of_flags(metadata | profile, right), None, "{profile:#x}");
+        let refused = of_flags(metadata | profile, wrong).expect("too few or too many stripes");
+        assert!(refused.contains("makes no sense"), "{refused}");
+    }
+    // RAID10 in groups of no stripe at all.
+    assert!(of_flags(metadata | 0x40, 4).is_some());
+    let refused = of_flags(metadata | 0x800, 1).expect("remapped metadata is refused");
+    assert!(refused.contains("REMAPPED") && refused.contains("67108864"), "{refused}");
+    assert_eq!(of_flags(data | 0x800, 1), None, "data need not be mapped");
 }
 
 #[test]

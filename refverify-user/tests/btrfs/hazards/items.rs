@@ -91,6 +91,41 @@ fn what_the_inline_refs_say_is_checked() {
 }
 
 #[test]
+fn tree_blocks_of_what_is_no_counted_tree_are_found() {
+    let of_root = |root| {
+        let item = extent_item(1, false, &[inline_number_ref(176, root)]);
+        findings_of(vec![(key(2 * MIB, 169, 0), item)])
+    };
+    let log = (-6_i64).cast_unsigned();
+    for root in [6, log, (-12_i64).cast_unsigned(), 1 << 48, u64::MAX] {
+        let key = RefKey::tree(root, 0, 0);
+        assert_eq!(of_root(root), [DiskFault::ImplausibleTreeRef { key }]);
+    }
+    // Newer kernels may have more trees with low ids.
+    for root in
+        [1, 5, 13, 200, 256, (1 << 48) - 1, (-8_i64).cast_unsigned(), (-9_i64).cast_unsigned()]
+    {
+        assert_eq!(of_root(root), [], "{root}");
+    }
+}
+
+#[test]
+fn flags_and_forms_that_do_not_go_with_an_item_are_found() {
+    let mut data = extent_item(1, true, &[inline_data_ref(5, 257, 0, 1)]);
+    data[17] = 1;
+    let found = findings_of(vec![(key(2 * MIB, 168, 4096), data)]);
+    assert_eq!(found, [DiskFault::FullBackrefOfData]);
+    let mut block = extent_item(1, false, &[inline_number_ref(176, 5)]);
+    block[17] = 1;
+    let items = vec![(key(2 * MIB, 169, 0), block)];
+    assert_eq!(findings_of(items.clone()), []);
+    let mut device = device_with(items);
+    device.edit_superblock(|block| block[189] = 0);
+    let found: Vec<_> = read(&device).findings.into_iter().map(|found| found.fault).collect();
+    assert_eq!(found, [DiskFault::SkinnyWithoutFeature]);
+}
+
+#[test]
 fn inline_refs_out_of_order_are_found() {
     let (a, b) = (inline_data_ref(5, 257, 0, 1), inline_data_ref(5, 258, 0, 1));
     let in_order = |refs: &[Vec<u8>]| findings_of(vec![data_item(2 * MIB, refs)]);

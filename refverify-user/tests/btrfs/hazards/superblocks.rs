@@ -82,25 +82,26 @@ fn unsupported_features_are_refused_by_name() {
             other => panic!("not refused: {other:?}"),
         }
     };
-    for (bit, name) in [
-        (12, "ZONED"),
-        (13, "EXTENT_TREE_V2"),
-        (15, "unknown"),
-        (17, "REMAP_TREE"),
-        (18, "unknown"),
-    ] {
+    for (bit, name) in
+        [(13, "EXTENT_TREE_V2"), (15, "unknown"), (17, "REMAP_TREE"), (18, "unknown")]
+    {
         let text = refusal(188, 1 | 1 << bit);
         assert!(text.contains(name) && text.contains(&bit.to_string()), "{text}");
     }
-    for (bit, name) in [(32, "SEEDING"), (33, "METADUMP"), (35, "CHANGING_FSID"), (50, "unknown")] {
+    for (bit, name) in [
+        (33, "METADUMP"),
+        (35, "CHANGING_FSID"),
+        (36, "CHANGING_FSID_V2"),
+        (38, "CHANGING_BG_TREE"),
+        (39, "CHANGING_DATA_CSUM"),
+        (40, "CHANGING_META_CSUM"),
+        (50, "unknown"),
+    ] {
         let text = refusal(56, 1 | 1 << bit);
         assert!(text.contains(name) && text.contains(&bit.to_string()), "{text}");
     }
     assert!(refusal(188, 0).contains("MIXED_BACKREF"));
-    assert!(refusal(136, 2).contains("2 devices"));
-    for (csum_type, name) in [(1, "xxhash64"), (2, "sha256"), (3, "blake2b-256"), (9, "unknown")] {
-        assert!(refusal(196, csum_type).contains(name));
-    }
+    assert!(refusal(196, 9).contains("checksum type 9"));
     assert_eq!(
         refusal(144, 2048 | 4096 << 32),
         Unsupported::SectorSize { sectorsize: 2048 }.to_string()

@@ -1,0 +1,195 @@
+//! All devices of a file system, found when they are asked for.
+//!
+//! A mounted file system's are those that sysfs names, and no others: what else has the same
+//! fsid is a clone, or was left behind. Of one that is not mounted they are searched among the
+//! images that the user named and all block devices, by what their superblocks say.
+//!
+//! Devices come and go, and their numbers are given again. So what was found is looked at again
+//! every second.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::{member::Member, sysfs};
+use crate::{
+    btrfs::format::{DeviceItem, Superblock},
+    feed::BlockError,
+};
+
+/// For how long it is believed which device has which number.
+const BELIEVED: Duration = Duration::from_secs(1);
+
+/// The devices of one file system.
+#[derive(Debug)]
+pub struct Members {
+    named: Arc<Member>,
+    /// What the user named besides.
+    others: Vec<Arc<Member>>,
+    /// Where btrfs shows its mounted file systems.
+    sysfs: PathBuf,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// By device id: what was found, or that nothing was, and when.
+    found: BTreeMap<u64, (Option<Arc<Member>>, Instant)>,
+    /// What the chunk tree says of the devices.
+    items: BTreeMap<u64, DeviceItem>,
+    /// The fsid of the named device and the kernel's names of others that have it, when all were
+    /// searched last.
+    scanned: Option<(Uuid, Vec<String>)>,
+}
+
+impl Members {
+    /// Opens the device or image that the user named; `others` are images or devices of the same
+    /// file system, which need not be named if they are block devices.
+    ///
+    /// # Errors
+    ///
+    /// The path that cannot be opened, and why.
+    pub fn open(named: &Path, others: &[PathBuf]) -> Result<Self, (PathBuf, io::Error)> {
+        let open = |path: &Path| match Member::open(path) {
+            Ok(member) => Ok(Arc::new(member)),
+            Err(error) => Err((path.to_owned(), error)),
+        };
+        Ok(Self {
+            named: open(named)?,
+            others: others.iter().map(|path| open(path)).collect::<Result<_, _>>()?,
+            sysfs: PathBuf::from(sysfs::BTRFS),
+            known: Mutex::default(),
+        })
+    }
+
+    /// The one that the user named.
+    pub fn named(&self) -> &Member {
+        &self.named
+    }
+
+    /// Takes in what the chunk tree says of the devices: only so can those of a seed be told by
+    /// their superblocks, which are of another file system.
+    pub fn expect(&self, items: &BTreeMap<u64, DeviceItem>) {
+        let mut known = self.lock();
+        if known.items != *items {
+            known.items.clone_from(items);
+            known.found.clear();
+        }
+    }
+
+    /// Reads a part of the device with a btrfs device id; 0 is the one that the user named.
+    ///
+    /// # Errors
+    ///
+    /// [`BlockError::NoDevice`] if there is no such device, or as [`Member::read`] has it.
+    pub fn read(&self, devid: u64, offset: u64, len_bytes: u32) -> Result<Bytes, BlockError> {
+        self.member(devid)?.read(offset, len_bytes)
+    }
+
+    /// The device with a btrfs device id.
+    ///
+    /// # Errors
+    ///
+    /// [`BlockError::NoDevice`].
+    pub fn member(&self, devid: u64) -> Result<Arc<Member>, BlockError> {
+        if devid == 0 {
+            return Ok(Arc::clone(&self.named));
+        }
+        let mut known = self.lock();
+        let now = Instant::now();
+        let found = match known.found.get(&devid) {
+            Some((found, at)) if now.duration_since(*at) < BELIEVED => found.clone(),
+            _ => {
+                let found = self.search(devid, known.items.get(&devid));
+                known.found.insert(devid, (found.clone(), now));
+                found
+            }
+        };
+        found.ok_or(BlockError::NoDevice { devid })
+    }
+
+    /// All block devices that the file system has, as far as they can be found: numbers as user
+    /// space writes them, with the kernel's names. Where it is not mounted all devices are
+    /// searched, once; after that only those that were found are looked at, until another file
+    /// system is made.
+    pub(super) fn block_devices(&self) -> Vec<(u64, String)> {
+        let named = self.named.rdev().and_then(|rdev| Some((rdev, sysfs::kernel_name(rdev).ok()?)));
+        let mut all: Vec<_> = named.into_iter().collect();
+        if let Some(dir) = self.mounted_dir() {
+            all.extend(sysfs::devices_of_mounted(&dir).into_iter().filter_map(numbered));
+        } else if let Some(named) = self.named.superblock().filter(|it| it.num_devices > 1) {
+            let mut known = self.lock();
+            let candidates = match &known.scanned {
+                Some((fsid, devices)) if *fsid == named.fsid => devices.clone(),
+                _ => sysfs::unstacked_devices(),
+            };
+            let is_same = |kname: &String| {
+                let superblock = open_block_device(kname).and_then(|member| member.superblock());
+                superblock.is_some_and(|it| it.fsid == named.fsid && it.device != named.device)
+            };
+            let found: Vec<String> = candidates.into_iter().filter(is_same).collect();
+            all.extend(found.iter().cloned().filter_map(numbered));
+            known.scanned = Some((named.fsid, found));
+        }
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        // What is known is right whatever has become of another thread.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mounted_dir(&self) -> Option<PathBuf> {
+        let kname = sysfs::kernel_name(self.named.rdev()?).ok()?;
+        sysfs::mounted_dir(&self.sysfs, &kname)
+    }
+
+    fn search(&self, devid: u64, item: Option<&DeviceItem>) -> Option<Arc<Member>> {
+        let named = self.named.superblock();
+        if named.as_ref().is_some_and(|named| named.device.devid == devid) {
+            return Some(Arc::clone(&self.named));
+        }
+        if let Some(dir) = self.mounted_dir() {
+            let devices = sysfs::devices_of_mounted(&dir).into_iter();
+            let mut members = devices.filter_map(|kname| open_block_device(&kname));
+            let is_it = |it: Superblock| it.device.devid == devid;
+            return members.find(|member| member.superblock().is_some_and(is_it)).map(Arc::new);
+        }
+        // The only device of its file system has no others, but perhaps clones.
+        let named = named.filter(|named| named.num_devices > 1)?;
+        let is_it = |found: &Superblock| match item {
+            Some(item) => found.device.devid == devid && found.device.uuid == item.uuid,
+            None => found.device.devid == devid && found.fsid == named.fsid,
+        };
+        let given = self.others.iter().cloned();
+        let scanned = sysfs::unstacked_devices().into_iter();
+        let scanned = scanned.filter_map(|kname| open_block_device(&kname).map(Arc::new));
+        let candidate = |member: Arc<Member>| {
+            let superblock = member.superblock().filter(is_it)?;
+            Some((superblock.generation, member))
+        };
+        // What the user names comes first. Else, of several the newest is the one that was in
+        // use last.
+        let found = given.filter_map(candidate).next();
+        let found = found.or_else(|| scanned.filter_map(candidate).max_by_key(|found| found.0));
+        found.map(|(_, member)| member)
+    }
+}
+
+fn open_block_device(kname: &str) -> Option<Member> {
+    let member = Member::open(&sysfs::device_path(kname)).ok()?;
+    (member.rdev()? == sysfs::device_number(kname)?).then_some(member)
+}
+
+fn numbered(kname: String) -> Option<(u64, String)> {
+    Some((sysfs::device_number(&kname)?, kname))
+}

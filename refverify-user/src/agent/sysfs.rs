@@ -1,0 +1,66 @@
+//! What sysfs tells of block devices and of mounted btrfs. Unlike mountinfo it does not depend on
+//! the mount namespace.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{major, makedev, minor};
+
+/// Where btrfs shows its mounted file systems.
+pub(super) const BTRFS: &str = "/sys/fs/btrfs";
+
+/// Where the kernel lists its block devices, partitions too.
+const BLOCK: &str = "/sys/class/block";
+
+/// The directory under `btrfs` of the mounted file system that has the device.
+pub(super) fn mounted_dir(btrfs: &Path, kname: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(btrfs).ok()?.flatten();
+    // A device link dangles for a moment at mount; its presence is what counts.
+    let has_device = |dir: &PathBuf| dir.join("devices").join(kname).symlink_metadata().is_ok();
+    entries.map(|entry| entry.path()).find(has_device)
+}
+
+/// The kernel's names of the devices of a mounted file system, those of its seeds too (kernel:
+/// `btrfs_sysfs_add_fs_devices`).
+pub(super) fn devices_of_mounted(dir: &Path) -> Vec<String> {
+    names_in(&dir.join("devices"))
+}
+
+/// The kernel's names of all block devices that nothing else is stacked on: a file system on
+/// device-mapper or on md is to be read through those.
+pub(super) fn unstacked_devices() -> Vec<String> {
+    let is_unstacked =
+        |name: &String| names_in(&Path::new(BLOCK).join(name).join("holders")).is_empty();
+    names_in(Path::new(BLOCK)).into_iter().filter(is_unstacked).collect()
+}
+
+fn names_in(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<_> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// The kernel's name of a block device: the last part of where
+/// `/sys/dev/block/<major>:<minor>` points to.
+pub(super) fn kernel_name(rdev: u64) -> io::Result<String> {
+    let link = format!("/sys/dev/block/{}:{}", major(rdev), minor(rdev));
+    let target = fs::read_link(link)?;
+    let name = target.file_name().and_then(|name| name.to_str());
+    Ok(name.ok_or(io::ErrorKind::InvalidData)?.to_owned())
+}
+
+/// The number of the block device with that name.
+pub(super) fn device_number(kname: &str) -> Option<u64> {
+    let text = fs::read_to_string(Path::new(BLOCK).join(kname).join("dev")).ok()?;
+    let (major, minor) = text.trim().split_once(':')?;
+    Some(makedev(major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// Where to open the block device with that name; sysfs writes `!` for `/`.
+pub(super) fn device_path(kname: &str) -> PathBuf {
+    Path::new("/dev").join(kname.replace('!', "/"))
+}
