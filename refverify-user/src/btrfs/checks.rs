@@ -147,8 +147,11 @@ fn is_inode(objectid: u64) -> bool {
 
 /// The references that occur more than once, each told once.
 pub(super) fn duplicates(refs: &[(RefKey, u32)]) -> Vec<RefKey> {
-    // Nearly every extent has one reference.
-    if refs.len() < 2 {
+    // Nearly every extent has few references, and none of them twice: that costs no memory.
+    let is_in = |(key, _): &(RefKey, u32), before: &[(RefKey, u32)]| {
+        before.iter().any(|(other, _)| other == key)
+    };
+    if refs.len() <= 16 && !refs.iter().enumerate().any(|(at, one)| is_in(one, &refs[..at])) {
         return Vec::new();
     }
     let mut keys: Vec<_> = refs.iter().map(|(key, _)| *key).collect();
