@@ -1,4 +1,4 @@
-//! A zoned device, which only a VM has: null_blk plays one in memory.
+//! A zoned device, which only a VM has: `null_blk` plays one in memory.
 
 use std::{path::Path, time::Duration};
 
