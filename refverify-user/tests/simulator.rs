@@ -9,8 +9,8 @@ mod support;
 
 use refverify_user::{
     btrfs::Action,
-    feed::{Change, ToVerifier},
-    verify::{FindingKind, FsState, Notice},
+    feed::{Change, Event, ToVerifier},
+    verify::{FindingKind, FsState, Notice, Share},
 };
 use support::world::World;
 
@@ -198,6 +198,47 @@ fn loss_makes_blind_until_the_tree_is_read_again_and_never_a_finding() {
         assert!(summary.has_gaps(), "seed {seed}: the loss was not told");
         assert!(!summary.coverage[0].blind.is_empty(), "seed {seed}: no blind span");
     }
+}
+
+#[test]
+fn an_agent_that_goes_before_it_tells_a_loss_leaves_no_false_finding() {
+    for seed in seeds() {
+        let mut world = watched_world(seed);
+        world.settle();
+        for _ in 0..30 {
+            world.change();
+        }
+        world.lose(20);
+        for _ in 0..30 {
+            world.change();
+        }
+        let summary = world.agent_goes();
+        assert!(!summary.has_findings(), "seed {seed}: {:?}", world.findings());
+    }
+}
+
+#[test]
+fn findings_without_end_and_without_a_drain_are_not_piled_up() {
+    let mut world = World::new(1);
+    world.limit(Share { entries_max: 1 << 20, waiting_max: 100 });
+    world.attach();
+    world.settle();
+    assert_eq!(world.ledger().0, FsState::Live);
+    let mut honest = std::iter::repeat_with(|| world.model.step(&mut world.rng)).flatten();
+    let event = honest.next().expect("the model goes on");
+    drop(honest);
+    // A group that begins and ends within an extent, again and again: that reads nothing anew.
+    let &within = world.model.extents.keys().next().expect("it has extents");
+    let change = Change::RemoveGroup { start: within + 1, len_bytes: 1 };
+    for _ in 0..200 {
+        world.tell(ToVerifier::Events(vec![Event { change, ..event.clone() }]));
+    }
+    let refused = world.notices.iter().find_map(|notice| match notice {
+        Notice::Refused { reason, .. } => Some(reason.clone()),
+        _ => None,
+    });
+    assert_eq!(refused.as_deref(), Some("102 findings that wait are more than its share"));
+    assert!(!world.finish().has_findings());
 }
 
 #[test]

@@ -41,6 +41,15 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::run()?;
     setup::CARGO_FUZZ.install()?;
+    Ok(if are_well(args)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs all of them for so many seconds each; whether none found a fault.
+pub(crate) fn all_are_well(seconds: u32) -> Result<bool> {
+    are_well(&Args { seconds, targets: Vec::new() })
+}
+
+fn are_well(args: &Args) -> Result<bool> {
     let targets = if args.targets.is_empty() { all_targets()? } else { args.targets.clone() };
     // The first time takes some minutes: all dependencies are instrumented.
     match &*args.targets {
@@ -58,8 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for (target, result) in &results {
         println!("{target:24} {result}");
     }
-    let all_well = results.iter().all(|(_, result)| matches!(result, Fuzzed::Well { .. }));
-    Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(results.iter().all(|(_, result)| matches!(result, Fuzzed::Well { .. })))
 }
 
 /// How a target's run ended.

@@ -9,7 +9,7 @@ use refverify_user::{
         BlockAnswer, BlockRequest, Event, FsSlot, Hello, HookMode, Loss, LossSource, Mount,
         ToAgent, ToVerifier, recording::Recorder,
     },
-    verify::{Finding, FsState, Notice, Outbox, Summary, Verifier, VerifierConfig},
+    verify::{Finding, FsState, Notice, Outbox, Share, Summary, Verifier, VerifierConfig},
 };
 
 use super::{
@@ -75,6 +75,12 @@ impl World {
         }
         world.commit_now();
         world
+    }
+
+    /// The verifier is not to hold more than this; before anybody watches.
+    pub(crate) fn limit(&mut self, share: Share) {
+        let config = VerifierConfig { share: Some(share), ..VerifierConfig::default() };
+        self.verifier = Verifier::new(config);
     }
 
     /// One random change of the file system.
@@ -239,9 +245,25 @@ impl World {
         self.drain();
     }
 
+    /// The agent goes without a word, after it has told what the ring buffer still holds and
+    /// before it has looked at what was lost.
+    pub(crate) fn agent_goes(&mut self) -> Summary {
+        while let Some(message) = self.ring.pop_front() {
+            self.tell(message);
+        }
+        let mut out = Outbox::default();
+        self.verifier.cut_off(&mut out);
+        self.notices.append(&mut out.notices);
+        self.summary()
+    }
+
     /// Ends the run.
     pub(crate) fn finish(&mut self) -> Summary {
         self.tell(ToVerifier::Bye);
+        self.summary()
+    }
+
+    fn summary(&self) -> Summary {
         match self.notices.last() {
             Some(Notice::Summary(summary)) => summary.clone(),
             other => panic!("the last notice is a summary, not {other:?}"),

@@ -52,7 +52,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 24] = [
+pub(crate) const SCENARIOS: [Scenario; 25] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -166,6 +166,12 @@ pub(crate) const SCENARIOS: [Scenario; 24] = [
         about: "a VM is watched by a virtio-serial port",
         tested: Tested::HereOnly,
         run: attach::by_serial,
+    },
+    Scenario {
+        name: "attach-several",
+        about: "two names in a file are watched at once, each for itself",
+        tested: Tested::No,
+        run: attach::several,
     },
     Scenario {
         name: crate::vm::GUEST_SCENARIO,

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use super::{
     Outcome, Place,
     monitor::{Ended, Monitor},
+    oracle,
     scratch::Scratch,
     workload::{Balances, Workload},
 };
@@ -45,6 +46,10 @@ pub(super) fn local(place: &Place) -> Result<Outcome> {
     ended.expect_clean()?;
     replays_to_the_same(place, &recording, &ended, &ledger)?;
     breaks_off(place, &recording, &ended)?;
+    let extents = oracle::parse_ledger(&ledger)?.extents;
+    let (&newest, _) = extents.last_key_value().context("the ledger is empty")?;
+    let life = explain(place, &recording, newest)?;
+    ensure!(life.contains("ADD_EXTENT") && life.contains("at the end"), "{life}");
     Ok(Outcome::Passed)
 }
 
@@ -95,6 +100,15 @@ pub(super) fn breaks_off(place: &Place, recording: &Path, ended: &Ended) -> Resu
     ensure!(told == wanted, "half a recording tells {told:#?}, and not {wanted:#?}");
     println!("half of it replays to the first {} lines", told.len());
     Ok(())
+}
+
+/// The life of an extent, as it is told from a recording.
+pub(super) fn explain(place: &Place, recording: &Path, bytenr: u64) -> Result<String> {
+    let mut command = Command::new(&place.monitor);
+    command.args(["explain", "--bytenr", &bytenr.to_string()]).arg(recording);
+    let life = command::output(&mut command, LIMIT)?;
+    println!("the life of {bytenr} is told in {} lines", life.lines().count());
+    Ok(life)
 }
 
 fn replay(place: &Place, recording: &Path, arguments: &[&std::ffi::OsStr]) -> Result<Finished> {

@@ -8,11 +8,14 @@ use super::tally::{Outcome, Skip, Tally};
 use crate::{
     build::cargo,
     command::{self, Finished},
-    setup,
+    fuzz, setup,
 };
 
 /// The longest: a first build of everything.
 const LIMIT: Duration = Duration::from_mins(20);
+
+/// How long each fuzz target runs.
+const FUZZ_SECONDS: u32 = 10;
 
 /// Lines of a failed command's output that are shown.
 const SHOWN_LINES: usize = 60;
@@ -31,6 +34,7 @@ pub(super) fn run(tally: &mut Tally) {
     });
     tally.run("cargo deny", deny);
     tally.run("cargo test", unit_tests);
+    tally.run("cargo fuzz", fuzz_targets);
 }
 
 fn passes(command: &mut Command) -> Result<Outcome> {
@@ -45,6 +49,16 @@ fn deny() -> Result<Outcome> {
         return Ok(Outcome::Skipped(Skip::could_run(format!("no cargo-deny: {error:#}"))));
     }
     passes(&mut cargo(&["deny", "check", "bans", "licenses", "sources"]))
+}
+
+/// Not to find much in that time, but to see that the targets still work.
+fn fuzz_targets() -> Result<Outcome> {
+    if let Err(error) = setup::CARGO_FUZZ.install() {
+        return Ok(Outcome::Skipped(Skip::could_run(format!("no cargo-fuzz: {error:#}"))));
+    }
+    let are_well = fuzz::all_are_well(FUZZ_SECONDS)?;
+    let failed = || Outcome::Failed("a target found a fault; it is shown above".to_owned());
+    Ok(if are_well { Outcome::Passed } else { failed() })
 }
 
 fn unit_tests() -> Result<Outcome> {

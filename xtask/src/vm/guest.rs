@@ -31,6 +31,9 @@ const KERNEL: &str = "6.1";
 /// The name by which ssh, and so every report, knows it.
 pub(crate) const NAME: &str = "testvm";
 
+/// Another name for it, as if it were another.
+pub(crate) const ALIAS: &str = "othervm";
+
 /// How long it may take to do something, under emulation.
 const LIMIT: Duration = Duration::from_mins(4);
 
@@ -215,7 +218,7 @@ impl Keys {
 
     fn ssh_config(&self, port: u16) -> String {
         format!(
-            "Host {NAME}\n HostName 127.0.0.1\n Port {port}\n User root\n \
+            "Host {NAME} {ALIAS}\n HostName 127.0.0.1\n Port {port}\n User root\n \
              IdentityFile {}\n IdentitiesOnly yes\n StrictHostKeyChecking no\n \
              UserKnownHostsFile /dev/null\n LogLevel ERROR\n",
             self.dir.join("user_key").display()

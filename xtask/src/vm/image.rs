@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::{agreement, initramfs::Archive, kernel::Kernel, modules};
 use crate::{command, machine};
@@ -81,6 +81,9 @@ fn pack_program<W: std::io::Write>(
     let mut ldd = Command::new("ldd");
     ldd.arg(program).env("LD_LIBRARY_PATH", library_dir);
     let done = command::finish(&mut ldd, command::LIMIT)?;
+    if let Some(missing) = done.stdout.lines().find(|line| line.ends_with("=> not found")) {
+        bail!("{} needs a library that is not here: {}", program.display(), missing.trim());
+    }
     // A static program is none of ldd's business.
     for library in libraries(&done.stdout) {
         let file = Path::new(library);

@@ -20,7 +20,8 @@ mod qemu;
 
 pub(crate) use agreement::Verdict;
 pub(crate) use guest::{
-    Guest, Link, NAME as GUEST_NAME, SCENARIO as GUEST_SCENARIO, fetch as fetch_guest,
+    ALIAS as GUEST_ALIAS, Guest, Link, NAME as GUEST_NAME, SCENARIO as GUEST_SCENARIO,
+    fetch as fetch_guest,
 };
 pub(crate) use kernel::{LINES, obstacle, unpacked_packages};
 pub(crate) use qemu::Echo;

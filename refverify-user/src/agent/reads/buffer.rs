@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::agent::direct::ALIGN;
 
 /// A pool keeps no more than this for later.
-const KEPT_MAX_BYTES: usize = 16 << 20;
+const KEPT_MAX_BYTES: usize = 32 << 20;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(4096))]
@@ -22,19 +22,21 @@ const _: () = assert!(size_of::<Page>() == ALIGN && align_of::<Page>() == ALIGN)
 
 /// Bytes for one read; they go back to the pool that they came from.
 pub(super) struct Buffer {
+    /// Some more than are used, so that one of nearly the same length can use them next.
     pages: Vec<Page>,
+    used: usize,
     pool: Option<Pool>,
 }
 
 impl Buffer {
     /// So many bytes, rounded up to whole pages, of no pool.
     pub(super) fn new(len_bytes: u32) -> Self {
-        let pages = vec![Page([0; ALIGN]); (len_bytes as usize).div_ceil(ALIGN)];
-        Self { pages, pool: None }
+        let used = (len_bytes as usize).div_ceil(ALIGN);
+        Self { pages: vec![Page([0; ALIGN]); room_for(used)], used, pool: None }
     }
 
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        self.pages.as_mut_bytes()
+        self.pages.get_mut(..self.used).unwrap_or_default().as_mut_bytes()
     }
 
     /// Reads what is behind the first `at` bytes; `offset` is the buffer's on the file.
@@ -46,7 +48,7 @@ impl Buffer {
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        self.pages.as_bytes()
+        self.pages.get(..self.used).unwrap_or_default().as_bytes()
     }
 }
 
@@ -62,6 +64,11 @@ impl Drop for Buffer {
             pool.put(std::mem::take(&mut self.pages));
         }
     }
+}
+
+/// So many pages have room for those that are used.
+const fn room_for(used: usize) -> usize {
+    used.next_power_of_two()
 }
 
 /// Buffers that wait to be used again.
@@ -83,15 +90,14 @@ impl std::fmt::Debug for Kept {
 impl Pool {
     /// A buffer of so many bytes, rounded up to whole pages. What it holds is old.
     pub(super) fn take(&self, len_bytes: u32) -> Buffer {
-        let wanted = (len_bytes as usize).div_ceil(ALIGN);
+        let used = (len_bytes as usize).div_ceil(ALIGN);
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nearly all reads are of one block.
-        let found = kept.buffers.iter().rposition(|pages| pages.len() == wanted);
+        let found = kept.buffers.iter().rposition(|pages| pages.len() == room_for(used));
         let taken = found.map(|place| kept.buffers.swap_remove(place));
         kept.len_bytes -= taken.as_ref().map_or(0, |pages| pages.len() * ALIGN);
         drop(kept);
         let mut buffer = match taken {
-            Some(pages) => Buffer { pages, pool: None },
+            Some(pages) => Buffer { pages, used, pool: None },
             None => Buffer::new(len_bytes),
         };
         buffer.pool = Some(self.clone());

@@ -207,7 +207,7 @@ impl ExtentReader {
             },
             Stage::Superblock { .. } | Stage::TooOld | Stage::Ended => return,
         };
-        for pointer in walk.take_wanted() {
+        for pointer in walk.take_wanted(format.nodesize) {
             let kept = walk.take_kept(&pointer);
             if let Some(Ok(block)) = kept.map(|data| TreeBlock::check(data, &pointer, &format)) {
                 walk.accept(&pointer, Ok(block));

@@ -9,14 +9,10 @@ use bytes::Bytes;
 
 use crate::btrfs::format::{BlockFault, BlockPointer, Key, Leaf, TreeBlock};
 
-/// How many blocks at the left edge of what is unread are wanted at once. They come in any
-/// order and are told from left to right, so that the device has some of them to do at any
-/// time. With the largest blocks they are 16 MiB.
-const BLOCKS_AHEAD: usize = 256;
-
-/// More are wanted when no more than so many are left: then there are enough of them for
-/// neighbours to be read together.
-const BLOCKS_LEFT: usize = 192;
+/// How much at the left edge of what is unread is wanted at once. Blocks come in any order and
+/// are told from left to right, so that the device has some of them to do at any time, even
+/// while whoever takes them has to wait for a processor.
+const AHEAD_BYTES: u32 = 16 << 20;
 
 /// How many of them may be above the leaves: each can bring hundreds of pointers.
 const INTERIOR_AHEAD: usize = 32;
@@ -103,9 +99,15 @@ impl TreeWalk {
     }
 
     /// The blocks to read now; each is named once.
-    pub(super) fn take_wanted(&mut self) -> Vec<BlockPointer> {
+    ///
+    /// More are wanted when a quarter of those ahead has been told: then there are enough of
+    /// them for neighbours to be read together.
+    pub(super) fn take_wanted(&mut self, nodesize: u32) -> Vec<BlockPointer> {
+        // 256 of the largest blocks. More than 1024 would only be more to read again when a
+        // file system in use has moved on.
+        let blocks_ahead = (AHEAD_BYTES / nodesize.max(1)).clamp(256, 1024) as usize;
         let (mut blocks, mut interior, from) = match self.ahead {
-            Ahead::Known { blocks, .. } if blocks > BLOCKS_LEFT => return Vec::new(),
+            Ahead::Known { blocks, .. } if blocks > blocks_ahead / 4 * 3 => return Vec::new(),
             Ahead::Known { blocks, interior, upto } => (blocks, interior, Bound::Excluded(upto)),
             Ahead::Unknown => (0, 0, Bound::Unbounded),
         };
@@ -113,7 +115,7 @@ impl TreeWalk {
         let mut upto = None;
         for (key, (pointer, state)) in self.frontier.range_mut((from, Bound::Unbounded)) {
             let is_interior = pointer.level > 0;
-            let is_enough = blocks == BLOCKS_AHEAD || (is_interior && interior == INTERIOR_AHEAD);
+            let is_enough = blocks >= blocks_ahead || (is_interior && interior == INTERIOR_AHEAD);
             // What is behind a bad block is likely to be read again from elsewhere.
             if is_enough || matches!(state, State::Bad(_)) {
                 break;
