@@ -168,7 +168,7 @@ pub struct Check {
     pub json: bool,
 
     /// Read no more than so many bytes a second; K, M and G are allowed.
-    #[arg(long, value_name = "RATE", value_parser = rate)]
+    #[arg(long, value_name = "RATE", value_parser = size)]
     pub io_limit: Option<u64>,
 
     /// Write every extent with its references to a new file, in the form of a ledger dump.
@@ -333,22 +333,19 @@ fn history(text: &str) -> Result<usize, String> {
 /// A number of bytes, KiB (`K`), MiB (`M`) or GiB (`G`).
 fn size(text: &str) -> Result<u64, String> {
     let (number, shift) = match text.split_at_checked(text.len().saturating_sub(1)) {
-        Some((number, "K")) => (number, 10),
+        Some((number, "K" | "k")) => (number, 10),
         Some((number, "M")) => (number, 20),
         Some((number, "G")) => (number, 30),
         _ => (text, 0),
     };
     let parsed = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    parsed.ok_or_else(|| "not a size, such as 512M or 4G".to_owned())
+    let above_zero = parsed.filter(|&bytes| bytes > 0);
+    above_zero.ok_or_else(|| "not a number of bytes above 0, such as 512M or 4G".to_owned())
 }
 
 fn seconds(text: &str) -> Result<u64, String> {
     let parsed = text.parse().ok().filter(|n| *n <= 1_000_000);
     parsed.ok_or_else(|| "not a number up to 1000000".to_owned())
-}
-
-fn rate(text: &str) -> Result<u64, String> {
-    size(text).and_then(|n| if n > 0 { Ok(n) } else { Err("0 would take for ever".to_owned()) })
 }
 
 fn ring_mib(text: &str) -> Result<u32, String> {

@@ -170,7 +170,7 @@ impl Members {
             Some(item) => found.device.devid == devid && found.device.uuid == item.uuid,
             None => found.device.devid == devid && found.fsid == named.fsid,
         };
-        let given = self.others.iter().cloned();
+        let mut given = self.others.iter().cloned();
         let scanned = sysfs::unstacked_devices().into_iter();
         let scanned = scanned.filter_map(|kname| open_block_device(&kname).map(Arc::new));
         let candidate = |member: Arc<Member>| {
@@ -179,7 +179,7 @@ impl Members {
         };
         // What the user names comes first. Else, of several the newest is the one that was in
         // use last.
-        let found = given.filter_map(candidate).next();
+        let found = given.find_map(candidate);
         let found = found.or_else(|| scanned.filter_map(candidate).max_by_key(|found| found.0));
         found.map(|(_, member)| member)
     }

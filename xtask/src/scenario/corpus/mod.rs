@@ -296,13 +296,13 @@ impl Corpus {
             let damage = damage.iter().find(|damage| usize::try_from(damage.devid()) == Ok(devid));
             damage.is_none_or(|damage| count == 1 && matches!(damage, Damage::TreeBlocks { .. }))
         };
-        let named = (1..=count).rev().filter(|&devid| unharmed(devid));
-        let named = named.filter_map(|devid| file_system.loops[devid - 1].clone()).next();
+        let mut named = (1..=count).rev().filter(|&devid| unharmed(devid));
+        let named = named.find_map(|devid| file_system.loops[devid - 1].clone());
         let found = self.read(&[text(&named.context("no device is left to name")?)?], dir);
-        for index in 0..count {
+        for (index, was_attached) in attached.into_iter().enumerate() {
             file_system.detach(index)?;
             fs::rename(kept(file_system, index), file_system.image(index))?;
-            if attached[index] {
+            if was_attached {
                 file_system.attach(index)?;
             }
         }
