@@ -42,6 +42,8 @@ pub struct Members {
 struct Known {
     /// By device id: what was found, or that nothing was, and when.
     found: BTreeMap<u64, (Option<Arc<Member>>, Instant)>,
+    /// What the superblock of the named device said last.
+    named: Option<Superblock>,
     /// What the chunk tree says of the devices.
     items: BTreeMap<u64, DeviceItem>,
     /// The fsid of the named device and the kernel's names of others that have it, when all were
@@ -127,7 +129,9 @@ impl Members {
         let found = match known.found.get(&devid) {
             Some((found, at)) if now.duration_since(*at) < BELIEVED => found.clone(),
             _ => {
-                let found = self.search(devid, known.items.get(&devid));
+                // One that is gone by now has said which file system it is about.
+                known.named = self.named.superblock().or_else(|| known.named.take());
+                let found = self.search(devid, known.named.as_ref(), known.items.get(&devid));
                 known.found.insert(devid, (found.clone(), now));
                 found
             }
@@ -173,9 +177,13 @@ impl Members {
         sysfs::mounted_dir(&self.sysfs, &kname)
     }
 
-    fn search(&self, devid: u64, item: Option<&DeviceItem>) -> Option<Arc<Member>> {
-        let named = self.named.superblock();
-        if named.as_ref().is_some_and(|named| named.device.devid == devid) {
+    fn search(
+        &self,
+        devid: u64,
+        named: Option<&Superblock>,
+        item: Option<&DeviceItem>,
+    ) -> Option<Arc<Member>> {
+        if named.is_some_and(|named| named.device.devid == devid) {
             return Some(Arc::clone(&self.named));
         }
         if let Some(dir) = self.mounted_dir() {
