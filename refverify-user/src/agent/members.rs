@@ -42,6 +42,8 @@ pub struct Members {
 struct Known {
     /// By device id: what was found, or that nothing was, and when.
     found: BTreeMap<u64, (Option<Arc<Member>>, Instant)>,
+    /// What the superblock of the named device said last.
+    named: Option<Superblock>,
     /// What the chunk tree says of the devices.
     items: BTreeMap<u64, DeviceItem>,
     /// The fsid of the named device and the kernel's names of others that have it, when all were
@@ -67,6 +69,26 @@ impl Members {
             sysfs: PathBuf::from(sysfs::BTRFS),
             known: Mutex::default(),
         })
+    }
+
+    /// Reads by the device that was written last, whichever the user named: one that was away for a
+    /// while is behind (kernel: `open_fs_devices` takes the one with the highest generation).
+    pub(super) fn prefer_newest(&mut self) {
+        let Some(named) = self.named.superblock().filter(|named| named.num_devices > 1) else {
+            return;
+        };
+        let found = self.block_devices().into_iter();
+        let found = found.filter_map(|(_, kname)| open_block_device(&kname).map(Arc::new));
+        let others = self.others.iter().cloned().chain(found);
+        let newer = |member: Arc<Member>| {
+            let superblock = member.superblock().filter(|it| it.fsid == named.fsid)?;
+            (superblock.generation > named.generation).then_some((superblock.generation, member))
+        };
+        if let Some((_, newest)) = others.filter_map(newer).max_by_key(|newer| newer.0) {
+            let (behind, path) = (self.named.path().display(), newest.path().display());
+            tracing::warn!("{behind} is behind {path}: its file system was written without it");
+            self.named = newest;
+        }
     }
 
     /// The one that the user named.
@@ -107,7 +129,9 @@ impl Members {
         let found = match known.found.get(&devid) {
             Some((found, at)) if now.duration_since(*at) < BELIEVED => found.clone(),
             _ => {
-                let found = self.search(devid, known.items.get(&devid));
+                // One that is gone by now has said which file system it is about.
+                known.named = self.named.superblock().or_else(|| known.named.take());
+                let found = self.search(devid, known.named.as_ref(), known.items.get(&devid));
                 known.found.insert(devid, (found.clone(), now));
                 found
             }
@@ -153,9 +177,13 @@ impl Members {
         sysfs::mounted_dir(&self.sysfs, &kname)
     }
 
-    fn search(&self, devid: u64, item: Option<&DeviceItem>) -> Option<Arc<Member>> {
-        let named = self.named.superblock();
-        if named.as_ref().is_some_and(|named| named.device.devid == devid) {
+    fn search(
+        &self,
+        devid: u64,
+        named: Option<&Superblock>,
+        item: Option<&DeviceItem>,
+    ) -> Option<Arc<Member>> {
+        if named.is_some_and(|named| named.device.devid == devid) {
             return Some(Arc::clone(&self.named));
         }
         if let Some(dir) = self.mounted_dir() {
