@@ -187,7 +187,7 @@ fn what_judges_and_what_parses_cannot_reach_the_world() {
 /// The names of all kinds of findings, as the sources spell them.
 fn kinds() -> BTreeSet<String> {
     let mut kinds = BTreeSet::new();
-    for file in ["verify/finding.rs", "btrfs/checks.rs"] {
+    for file in ["verify/finding.rs", "btrfs/checks/faults.rs"] {
         let code = read(&format!("refverify-user/src/{file}"));
         let quoted = code.split("=> \"").skip(1).filter_map(|rest| rest.split('"').next());
         let is_kind = |name: &&str| {

@@ -51,7 +51,7 @@ impl Disks {
         let failed = |(path, source)| DeviceError::Open { path, source };
         let metadata = fs::metadata(given).map_err(|error| failed((given.to_owned(), error)))?;
         let path = if metadata.is_file() { given.to_owned() } else { device::block_device(given)? };
-        let members = Members::open(&path, others).map_err(failed)?;
+        let mut members = Members::open(&path, others).map_err(failed)?;
         match members.named().superblock_bytes() {
             Ok(block) => check_superblock(given, &block)?,
             // Too short for one.
@@ -60,6 +60,7 @@ impl Disks {
             }
             Err(error) => return Err(failed((given.to_owned(), error)).into()),
         }
+        members.prefer_newest();
         Ok(Self(members))
     }
 

@@ -69,6 +69,26 @@ impl Members {
         })
     }
 
+    /// Reads by the device that was written last, whichever the user named: one that was away for a
+    /// while is behind (kernel: `open_fs_devices` takes the one with the highest generation).
+    pub(super) fn prefer_newest(&mut self) {
+        let Some(named) = self.named.superblock().filter(|named| named.num_devices > 1) else {
+            return;
+        };
+        let found = self.block_devices().into_iter();
+        let found = found.filter_map(|(_, kname)| open_block_device(&kname).map(Arc::new));
+        let others = self.others.iter().cloned().chain(found);
+        let newer = |member: Arc<Member>| {
+            let superblock = member.superblock().filter(|it| it.fsid == named.fsid)?;
+            (superblock.generation > named.generation).then_some((superblock.generation, member))
+        };
+        if let Some((_, newest)) = others.filter_map(newer).max_by_key(|newer| newer.0) {
+            let (behind, path) = (self.named.path().display(), newest.path().display());
+            tracing::warn!("{behind} is behind {path}: its file system was written without it");
+            self.named = newest;
+        }
+    }
+
     /// The one that the user named.
     pub fn named(&self) -> &Member {
         &self.named
@@ -170,7 +190,7 @@ impl Members {
             Some(item) => found.device.devid == devid && found.device.uuid == item.uuid,
             None => found.device.devid == devid && found.fsid == named.fsid,
         };
-        let given = self.others.iter().cloned();
+        let mut given = self.others.iter().cloned();
         let scanned = sysfs::unstacked_devices().into_iter();
         let scanned = scanned.filter_map(|kname| open_block_device(&kname).map(Arc::new));
         let candidate = |member: Arc<Member>| {
@@ -179,7 +199,7 @@ impl Members {
         };
         // What the user names comes first. Else, of several the newest is the one that was in
         // use last.
-        let found = given.filter_map(candidate).next();
+        let found = given.find_map(candidate);
         let found = found.or_else(|| scanned.filter_map(candidate).max_by_key(|found| found.0));
         found.map(|(_, member)| member)
     }

@@ -6,6 +6,7 @@
 //! holds the file open meanwhile. Nothing is left in the guest when the program ends.
 
 use std::{
+    fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -63,7 +64,10 @@ pub struct AgentFile {
 impl AgentFile {
     fn new(bytes: Vec<u8>) -> Self {
         // As sha256sum writes it.
-        let hash = format!("{:x}", Sha256::digest(&bytes));
+        let mut hash = String::new();
+        for byte in Sha256::digest(&bytes) {
+            let _ = write!(hash, "{byte:02x}");
+        }
         Self { bytes, hash }
     }
 

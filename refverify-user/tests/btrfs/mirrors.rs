@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use refverify_user::btrfs::{
-    format::{BlockFault, Key, ReadFailure, SUPERBLOCK_OFFSET, item_type},
+    format::{BlockFault, Key, ReadFailure, item_type},
     objectid,
     reader::ExtentReader,
 };
@@ -139,8 +139,7 @@ fn a_chunk_tree_that_is_in_part_a_seeds_is_read() {
 #[test]
 fn when_the_named_device_goes_another_one_gives_the_superblock() {
     let mut device = sound_device();
-    let fsid: [u8; 16] =
-        device.bytes[SUPERBLOCK_OFFSET as usize + FSID_AT..][..16].try_into().expect("16 bytes");
+    let fsid: [u8; 16] = device.bytes[(64 << 10) + FSID_AT..][..16].try_into().expect("16 bytes");
     write_chunk_tree(&mut device, &[fsid, fsid]);
     let mut older = device.clone();
     older.edit_superblock(|block| block[72] = 6);

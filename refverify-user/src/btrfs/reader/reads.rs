@@ -66,6 +66,7 @@ pub(super) struct ReadBlock {
 }
 
 /// What an answer turned out to be.
+#[expect(clippy::large_enum_variant, reason = "made once for each read, and taken apart at once")]
 pub(super) enum Answer {
     /// Nobody waits for it any more, or more is needed.
     Nothing,

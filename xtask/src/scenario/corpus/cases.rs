@@ -38,6 +38,8 @@ pub(super) enum Making {
     FirstDeviceRemoved,
     /// Filled, then the second device is replaced.
     Replaced,
+    /// Filled, then changed while the second device was away.
+    SecondBehind,
     /// Filled, and read by the image files, without loop devices.
     Images,
 }
@@ -204,6 +206,11 @@ pub(super) const CASES: &[Case] = &[
         ..profile("first-device-removed", 2, &["-m", "raid1", "-d", "single"], &[])
     },
     Case { making: Making::Replaced, ..profile("device-replaced", 2, &["-m", "raid1"], &[]) },
+    Case {
+        is_quick: true,
+        making: Making::SecondBehind,
+        ..profile("second-behind", 2, &["-m", "raid1", "-d", "raid1"], &[])
+    },
     Case {
         is_quick: true,
         making: Making::Images,

@@ -61,7 +61,7 @@ fn files(dir: &Path) -> Result<()> {
     write(&dir.join("huge"), 24 * MIB, &mut random)?;
     let preallocated = File::create(dir.join("preallocated"))?;
     fallocate(&preallocated, FallocateFlags::empty(), 0, 4 * MIB)?;
-    preallocated.write_all_at(&[1; 64 << 10], MIB)?;
+    preallocated.write_all_at(&vec![1; 64 << 10], MIB)?;
     let sparse = File::create(dir.join("sparse"))?;
     for number in 0..64 {
         sparse.write_all_at(&[2; 4096], number * 16 * MIB)?;
