@@ -2,7 +2,7 @@
 //!
 //! By `io_uring`; where that is forbidden, by threads.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{collections::VecDeque, io, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
@@ -62,7 +62,10 @@ enum Queue<T> {
 #[derive(Debug)]
 pub(super) struct Reads<T> {
     queue: Queue<T>,
-    waiting: Vec<Wanted<T>>,
+    /// Since the last wait.
+    new: Vec<Wanted<T>>,
+    /// What was wanted first comes first: whoever wants it waits for it first.
+    waiting: VecDeque<Wanted<T>>,
     under_way: usize,
     pool: Pool,
     limit: Option<Limit>,
@@ -87,17 +90,18 @@ impl<T: Send + 'static> Reads<T> {
 
     fn with_queue(queue: Queue<T>, limit_bytes: Option<u64>) -> Self {
         let limit = limit_bytes.map(Limit::new);
-        Self { queue, waiting: Vec::new(), under_way: 0, pool: Pool::default(), limit }
+        let (new, waiting) = (Vec::new(), VecDeque::new());
+        Self { queue, new, waiting, under_way: 0, pool: Pool::default(), limit }
     }
 
     /// Whether there is nothing to wait for.
     pub(super) fn is_idle(&self) -> bool {
-        self.under_way == 0 && self.waiting.is_empty()
+        self.under_way == 0 && self.waiting.is_empty() && self.new.is_empty()
     }
 
     /// Wants a part of a device. It is read in [`Reads::wait`].
     pub(super) fn want(&mut self, wanted: Wanted<T>) {
-        self.waiting.push(wanted);
+        self.new.push(wanted);
     }
 
     /// Reads what is wanted, and waits until something of it is there. Nothing comes of it
@@ -120,16 +124,14 @@ impl<T: Send + 'static> Reads<T> {
     }
 
     fn begin_waiting(&mut self) {
-        if self.waiting.is_empty() || self.under_way == UNDER_WAY_MAX {
-            return;
-        }
-        self.waiting.sort_by_key(|wanted| (Arc::as_ptr(&wanted.member), wanted.offset));
-        let mut waiting = std::mem::take(&mut self.waiting).into_iter().peekable();
+        // Neighbours are found among what is wanted at one time.
+        self.new.sort_by_key(|wanted| (Arc::as_ptr(&wanted.member), wanted.offset));
+        self.waiting.extend(self.new.drain(..));
         while self.under_way < UNDER_WAY_MAX {
-            let Some(first) = waiting.next() else { break };
+            let Some(first) = self.waiting.pop_front() else { break };
             let (member, offset, mut len) = (first.member, first.offset, first.len_bytes);
             let mut parts = vec![(first.len_bytes, first.tag)];
-            while let Some(next) = waiting.next_if(|next| {
+            while let Some(next) = self.waiting.pop_front_if(|next| {
                 Arc::ptr_eq(&member, &next.member)
                     && Some(next.offset) == offset.checked_add(len.into())
                     && len.saturating_add(next.len_bytes) <= BlockRequest::LEN_MAX_BYTES
@@ -142,7 +144,6 @@ impl<T: Send + 'static> Reads<T> {
             }
             self.begin(Read { member, offset, buffer: self.pool.take(len), parts });
         }
-        self.waiting = waiting.collect();
     }
 
     fn begin(&mut self, read: Read<T>) {

@@ -145,3 +145,13 @@ fn write_holes(file: &File, region: &Region) -> Result<()> {
     }
     Ok(())
 }
+
+/// Has the image's own file system read where all of the image lies.
+pub(super) fn read_map(image: &Path) -> Result<()> {
+    let file = File::open(image)?;
+    let mut at = 0;
+    while let Ok(data) = seek(&file, SeekFrom::Data(at)) {
+        at = seek(&file, SeekFrom::Hole(data))?;
+    }
+    Ok(())
+}
