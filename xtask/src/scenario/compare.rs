@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{
     monitor::{Monitor, of_type},
-    oracle::{self, Extents},
+    oracle::{self, Extents, Ledger},
     scratch::Scratch,
 };
 use crate::command::run;
@@ -120,16 +120,26 @@ pub(crate) fn is_zoned(device: &Path) -> bool {
 /// Compares while the caller keeps the file system frozen. Gives the number of extents.
 pub(crate) fn compare(scratch: &Scratch, monitor: &mut Monitor) -> Result<usize> {
     let ledger = oracle::parse_ledger(&monitor.dump_ledger()?)?;
-    for device in scratch.devices() {
-        flush(device)?;
-    }
-    let disk = read_disk(&scratch.device)?;
     ensure!(
         ledger.state == "live",
         "the ledger's state is {}; the monitor said: {:?}",
         ledger.state,
         of_type(&monitor.lines(), &ledger.state)
     );
+    compare_with(&ledger, scratch)
+}
+
+/// The same; nothing while the monitor does not judge events.
+pub(crate) fn compare_if_live(scratch: &Scratch, monitor: &mut Monitor) -> Result<Option<usize>> {
+    let ledger = oracle::parse_ledger(&monitor.dump_ledger()?)?;
+    if ledger.state == "live" { compare_with(&ledger, scratch).map(Some) } else { Ok(None) }
+}
+
+fn compare_with(ledger: &Ledger, scratch: &Scratch) -> Result<usize> {
+    for device in scratch.devices() {
+        flush(device)?;
+    }
+    let disk = read_disk(&scratch.device)?;
     ensure!(
         ledger.generation == disk.generation,
         "the ledger's generation is {}, the superblock's {}",

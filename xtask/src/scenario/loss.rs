@@ -1,16 +1,13 @@
 //! Events are lost: the monitor says so, finds nothing that is not there, and is exact again after
 //! it has read what changed.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use super::{
     Outcome, Place,
-    compare::{Frozen, compare},
+    compare::{Frozen, compare_if_live},
     monitor::{Monitor, STATUS_COVERAGE_LOST, of_type},
     scratch::Scratch,
     workload::{Balances, Workload},
@@ -27,9 +24,6 @@ const LIMIT: Duration = Duration::from_secs(400);
 
 /// How long the monitor stands still: its small buffer is full before.
 const STILL: Duration = Duration::from_secs(3);
-
-/// After this time a loss is told.
-const NOTICED: Duration = Duration::from_millis(500);
 
 pub(super) fn run(place: &Place) -> Result<Outcome> {
     let mut scratch = Scratch::new(place, 3 << 30)?;
@@ -72,9 +66,7 @@ fn compare_when_live(
         workload.work(OPERATIONS, LIMIT)?;
         workload.pause_balance()?;
         let frozen = Frozen::freeze(scratch)?;
-        thread::sleep(NOTICED);
-        let is_live = monitor.count("seeded") > monitor.count("blind");
-        let extents = if is_live { Some(compare(scratch, monitor)?) } else { None };
+        let extents = compare_if_live(scratch, monitor)?;
         drop(frozen);
         workload.resume_balance();
         if let Some(extents) = extents {

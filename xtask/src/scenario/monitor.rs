@@ -98,11 +98,6 @@ impl Monitor {
         of_type(&self.lines(), "finding")
     }
 
-    /// How many lines of a type it has said.
-    pub(crate) fn count(&self, kind: &str) -> usize {
-        of_type(&self.lines(), kind).len()
-    }
-
     /// Waits for the first line of a type.
     pub(crate) fn wait_for(&mut self, kind: &str) -> Result<Value> {
         self.wait_for_nth(kind, 1)
