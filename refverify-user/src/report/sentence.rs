@@ -11,8 +11,6 @@ use crate::{
     verify::{Cause, ExtentDump, Finding, FindingKind},
 };
 
-use super::text::kind_words;
-
 /// What is wrong, in one sentence without a line break.
 pub(super) fn sentence(finding: &Finding) -> String {
     match &finding.cause {
@@ -129,4 +127,12 @@ fn of_audit(
 pub(super) fn counted(count: u64, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {noun}{plural}")
+}
+
+/// `data`, or `tree level 0`.
+pub(super) fn kind_words(kind: ExtentKind) -> String {
+    match kind {
+        ExtentKind::Data => "data".to_owned(),
+        ExtentKind::TreeBlock { level } => format!("tree level {level}"),
+    }
 }

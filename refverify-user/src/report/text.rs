@@ -6,9 +6,12 @@
 
 use std::fmt::Write;
 
-use super::{printable::Printable, sentence::sentence, watched::Name};
+use super::{
+    printable::Printable,
+    sentence::{kind_words, sentence},
+    watched::Name,
+};
 use crate::{
-    btrfs::ExtentKind,
     feed::{Change, Event},
     verify::{ActionRecord, Cause, ExtentDump, Finding, Symbols},
 };
@@ -42,14 +45,6 @@ fn file_system(name: &Name) -> String {
     match name.fsid {
         Some(fsid) => format!("device {name} fsid {fsid}"),
         None => format!("device {name}"),
-    }
-}
-
-/// `data`, or `tree level 0`.
-pub(super) fn kind_words(kind: ExtentKind) -> String {
-    match kind {
-        ExtentKind::Data => "data".to_owned(),
-        ExtentKind::TreeBlock { level } => format!("tree level {level}"),
     }
 }
 

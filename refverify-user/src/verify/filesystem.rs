@@ -1,33 +1,27 @@
 //! One watched file system: its ledger, its cut, and where it stands.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    mem,
-    ops::Range,
-};
+use std::collections::{BTreeSet, HashSet};
 
 use uuid::Uuid;
 
 use super::{
-    Cause, Coverage, ExtentDump, Finding, FindingKind, FsState, Notice, Share, Symbols,
+    Coverage, ExtentDump, FsState, Notice, Share,
     audit::{Audit, AuditConfig},
-    cut::{Cut, Ruling, Unread, Waiting, place},
-    gate::{Gate, LastEvent},
+    cut::{Cut, Unread},
+    gate::Gate,
     giving_up::{GivingUp, given_up_to},
-    ledger::{Ledger as _, Limits, ShardedLedger, Violation},
-    seeder::{Progress, Seeder},
+    ledger::{Ledger as _, Limits, ShardedLedger},
+    seeder::Seeder,
     spans::Spans,
 };
 use crate::{
-    btrfs::{
-        DiskFinding, DiskFindingKind,
-        format::Superblock,
-        reader::{Known, KnownTree, MirrorFault},
-    },
-    feed::{BlockAnswer, BlockRequest, Change, Event, FsSlot, Loss},
+    btrfs::{DiskFindingKind, reader::KnownTree},
+    feed::{BlockRequest, Event, FsSlot, Loss},
 };
 
 mod audited;
+mod judging;
+mod reading;
 
 /// What a file system wants and tells while a message is handled.
 #[derive(Default)]
@@ -234,152 +228,6 @@ impl FileSystem {
         matches!(self.state, FsState::Seeding | FsState::Live | FsState::Blind)
     }
 
-    /// One event has come.
-    pub(crate) fn event(&mut self, event: Event, gate: &mut Gate) {
-        self.counts.seen += 1;
-        if !self.is_watching() {
-            return;
-        }
-        self.newest_transid = self.newest_transid.max(event.transid);
-        gate.saw(&event);
-        match event.change {
-            Change::Ref { bytenr, .. } => match self.cut.ruling(bytenr, event.transid) {
-                Ruling::OnDisk => self.counts.on_disk += 1,
-                Ruling::Wait => self.cut.wait(bytenr, event),
-                Ruling::Apply => self.ready.push(event),
-            },
-            Change::RemoveGroup { .. } => {
-                self.judge_ready(gate);
-                self.remove_group(&event, None, gate);
-            }
-        }
-    }
-
-    /// Judges the events that are ready, all at once: the ledger is quicker so.
-    pub(crate) fn judge_ready(&mut self, gate: &mut Gate) {
-        let mut events = mem::take(&mut self.ready);
-        for event in &events {
-            self.touched(event);
-        }
-        self.counts.applied += events.len() as u64;
-        let judged = self.ledger.apply_all(&events);
-        for (place, violation) in judged.wrong {
-            self.found(events[place].clone(), *violation, gate);
-        }
-        for place in judged.left {
-            // Its extent is distrusted since: it waits, or the disk will answer for it.
-            self.counts.applied -= 1;
-            let event = events[place].clone();
-            if let Change::Ref { bytenr, .. } = event.change {
-                match self.cut.ruling(bytenr, event.transid) {
-                    Ruling::Wait => self.cut.wait(bytenr, event),
-                    Ruling::OnDisk | Ruling::Apply => self.counts.on_disk += 1,
-                }
-            }
-        }
-        events.clear();
-        self.ready = events;
-    }
-
-    /// An event that waited is ruled on again, now that its range has been read.
-    fn event_again(&mut self, waiting: Waiting, gate: &mut Gate) {
-        let event = &waiting.event;
-        match event.change {
-            Change::Ref { bytenr, .. } => match self.cut.ruling(bytenr, event.transid) {
-                Ruling::OnDisk => self.counts.on_disk += 1,
-                Ruling::Wait => self.cut.wait_again(bytenr, waiting),
-                Ruling::Apply => self.apply(waiting.event, gate),
-            },
-            Change::RemoveGroup { .. } => {
-                self.remove_group(&waiting.event, Some(waiting.arrival()), gate);
-            }
-        }
-    }
-
-    fn apply(&mut self, event: Event, gate: &mut Gate) {
-        self.counts.applied += 1;
-        self.touched(&event);
-        if let Err(violation) = self.ledger.apply(&event) {
-            self.found(event, *violation, gate);
-        }
-    }
-
-    fn touched(&mut self, event: &Event) {
-        if let Some(audit) = &mut self.audit {
-            audit.touch(place(&event.change).start, event.transid);
-        }
-    }
-
-    fn found(&mut self, event: Event, violation: Violation, gate: &mut Gate) {
-        if let Change::Ref { bytenr, .. } = event.change {
-            self.distrust(bytenr, event.transid);
-        }
-        gate.hold(Finding {
-            kind: violation.kind,
-            fs: self.slot,
-            cause: Cause::Event(event),
-            extent: violation.extent,
-            symbols: Symbols::default(),
-        });
-    }
-
-    /// What the disk says of the extent after `transid` is what counts.
-    fn distrust(&mut self, bytenr: u64, transid: u64) {
-        self.cut.unread(bytenr..bytenr.saturating_add(1), transid);
-    }
-
-    /// A block group goes, piece by piece where its range was read at different times.
-    fn remove_group(&mut self, event: &Event, arrival: Option<u64>, gate: &mut Gate) {
-        let range = place(&event.change);
-        let pieces = self.cut.split(range.clone());
-        let rulings: Vec<Ruling> =
-            pieces.iter().map(|piece| self.cut.ruling(piece.start, event.transid)).collect();
-        if rulings.iter().all(|ruling| *ruling == Ruling::Apply) {
-            self.report_crossing(event, &range, gate);
-        }
-        let mut is_applied = false;
-        for (piece, ruling) in pieces.into_iter().zip(rulings) {
-            match ruling {
-                Ruling::OnDisk => {}
-                Ruling::Apply => {
-                    self.ledger.remove(piece, event.transid);
-                    is_applied = true;
-                }
-                Ruling::Wait => self.wait_with_piece(event, piece, arrival),
-            }
-        }
-        self.counts.applied += u64::from(is_applied);
-    }
-
-    fn wait_with_piece(&mut self, event: &Event, piece: Range<u64>, arrival: Option<u64>) {
-        let change = Change::RemoveGroup { start: piece.start, len_bytes: piece.end - piece.start };
-        let event = Event { change, ..event.clone() };
-        match arrival {
-            Some(arrival) => self.cut.wait_again(piece.start, Waiting::new(arrival, event)),
-            None => self.cut.wait(piece.start, event),
-        }
-    }
-
-    fn report_crossing(&self, event: &Event, range: &Range<u64>, gate: &mut Gate) {
-        for extent in self.ledger.crossing(range) {
-            gate.hold(Finding {
-                kind: FindingKind::BlockGroupOverlap,
-                fs: self.slot,
-                cause: Cause::Event(event.clone()),
-                extent: Some(extent),
-                symbols: Symbols::default(),
-            });
-        }
-    }
-
-    /// A call failed: what it was to change is not known until the disk has been read again.
-    pub(crate) fn retracted(&mut self, void: &LastEvent) {
-        self.counts.retracted += 1;
-        if self.is_watching() {
-            self.distrust(void.bytenr, void.transid);
-        }
-    }
-
     /// Events were lost. Nothing is judged until what has changed of the tree since nothing was
     /// lost has been read at a generation that contains whatever was lost.
     pub(crate) fn lost(&mut self, loss: Loss, fx: &mut Effects) {
@@ -406,12 +254,6 @@ impl FileSystem {
         self.state = FsState::Blind;
         self.first_generation = 0;
         fx.notices.push(Notice::Blind { fs: self.slot, loss, verified_upto });
-    }
-
-    /// The extents that are to be read again.
-    fn distrusted(&self) -> impl Iterator<Item = u64> {
-        let ranges = self.cut.unread_ranges().map(|unread| unread.range);
-        ranges.filter(|range| range.end - range.start == 1).map(|range| range.start)
     }
 
     /// Superblock `transid` is on disk, and all events of the transactions up to it have come.
@@ -479,177 +321,6 @@ impl FileSystem {
         }
     }
 
-    /// The answer to a read.
-    pub(crate) fn answer(&mut self, answer: BlockAnswer, gate: &mut Gate, fx: &mut Effects) {
-        if answer.id >> READING_SHIFT != self.reading {
-            return;
-        }
-        if let Some(seeder) = &mut self.seeder {
-            seeder.answer(answer.id & ((1 << READING_SHIFT) - 1), answer.data);
-        }
-        self.step(gate, fx);
-    }
-
-    fn start_reading(&mut self, unread: Unread, fx: &mut Effects) {
-        self.stop_reading();
-        let seeder = if unread.range == (0..u64::MAX) {
-            let tree = mem::take(&mut self.known);
-            let look_at = self.look_at.clone();
-            let known = Known { tree, since: self.exact_upto, look_at };
-            Seeder::since(unread.min_generation, known)
-        } else {
-            Seeder::new(unread.range, unread.min_generation)
-        };
-        self.begin_reading(seeder, fx);
-    }
-
-    fn begin_reading(&mut self, seeder: Seeder, fx: &mut Effects) {
-        self.reading += 1;
-        self.seeder = Some(seeder);
-        self.request_blocks(fx);
-    }
-
-    /// What was met of the whole tree is kept.
-    fn stop_reading(&mut self) {
-        if let Some(known) = self.seeder.take().and_then(Seeder::into_known) {
-            self.known = known;
-        }
-    }
-
-    fn request_blocks(&mut self, fx: &mut Effects) {
-        let Some(seeder) = &mut self.seeder else { return };
-        for mut read in seeder.requests(self.slot) {
-            read.id |= self.reading << READING_SHIFT;
-            fx.reads.push(read);
-        }
-    }
-
-    /// Not while an audit is under way: what it has read is compared with what is known now.
-    fn read_next_unread(&mut self, fx: &mut Effects) {
-        if self.audit.as_ref().is_some_and(Audit::is_busy) {
-            return;
-        }
-        if let Some(unread) = self.cut.first_unread(self.durable) {
-            self.start_reading(unread, fx);
-        }
-    }
-
-    /// Takes all that reading has led to so far, and asks for more.
-    fn step(&mut self, gate: &mut Gate, fx: &mut Effects) {
-        while let Some(progress) = self.seeder.as_mut().and_then(Seeder::next) {
-            if self.is_auditing() {
-                self.take_for_audit(progress, gate, fx);
-            } else {
-                self.take(progress, gate, fx);
-            }
-        }
-        self.request_blocks(fx);
-    }
-
-    fn take(&mut self, progress: Progress, gate: &mut Gate, fx: &mut Effects) {
-        match progress {
-            Progress::At { generation, superblock, rest } => {
-                self.reading_at(generation, &superblock, rest, fx);
-            }
-            Progress::Read { range, generation, extents } => {
-                self.ledger.read(range.clone(), generation, &extents);
-                for waiting in self.cut.read(range, generation) {
-                    self.event_again(waiting, gate);
-                }
-            }
-            // Whatever was done there since was undone there since.
-            Progress::Unchanged { range, generation } => {
-                for waiting in self.cut.read(range, generation) {
-                    self.event_again(waiting, gate);
-                }
-            }
-            Progress::Wrong { generation, finding } => {
-                self.wrong_on_disk(generation, finding, gate);
-            }
-            Progress::MirrorFailed(fault) => self.mirror_failed(&fault, fx),
-            Progress::Waits { durable } => self.waits(durable, fx),
-            Progress::Failed(reason) => self.refuse(reason, fx),
-            Progress::Done { generation } => self.range_read(generation, fx),
-        }
-    }
-
-    /// Told once for each device of a mount, however often it is read.
-    fn mirror_failed(&mut self, fault: &MirrorFault, fx: &mut Effects) {
-        let MirrorFault { devid, .. } = *fault;
-        if self.told_mirrors.insert(devid) {
-            let reason = fault.to_string();
-            fx.notices.push(Notice::MirrorFailed { fs: self.slot, devid, reason });
-        }
-    }
-
-    fn reading_at(&mut self, generation: u64, sb: &Superblock, rest: Range<u64>, fx: &mut Effects) {
-        self.durable = self.durable.max(generation);
-        self.read_upto = self.read_upto.max(generation);
-        self.fsid = Some(sb.fsid);
-        self.cut.reading_moved(rest, generation);
-        if self.state != FsState::Live {
-            if self.first_generation == 0 {
-                self.first_generation = generation;
-            }
-            self.tell_progress(fx);
-        }
-    }
-
-    fn tell_progress(&self, fx: &mut Effects) {
-        let (Some(seeder), Some(fsid)) = (&self.seeder, self.fsid) else { return };
-        fx.notices.push(Notice::Seeding {
-            fs: self.slot,
-            fsid,
-            generation: self.durable,
-            done_permille: seeder.done_permille(),
-            extents: self.ledger.live(),
-            events_waiting: self.cut.waiting() as u64,
-        });
-    }
-
-    fn wrong_on_disk(&mut self, generation: u64, finding: DiskFinding, gate: &mut Gate) {
-        let Some(kind) = finding.kind() else {
-            tracing::warn!("{}: generation {generation}: {finding}", self.device);
-            return;
-        };
-        if !self.told_on_disk.insert((kind, finding.bytenr)) {
-            return;
-        }
-        gate.hold(Finding {
-            kind: FindingKind::Disk(kind),
-            fs: self.slot,
-            extent: self.ledger.dump(finding.bytenr),
-            cause: Cause::Disk { generation, finding },
-            symbols: Symbols::default(),
-        });
-    }
-
-    /// The disk is too old for what is to be read.
-    fn waits(&mut self, durable: u64, fx: &mut Effects) {
-        self.durable = self.durable.max(durable);
-        let Some(unread) = self.cut.unread_ranges().next() else { return };
-        if unread.min_generation == u64::MAX {
-            // After a loss: at most two transactions were under way beyond the one on disk,
-            // one committing and one running, and what was lost belongs to them or is older.
-            // Events that came since were not kept.
-            let generation = durable.saturating_add(2).max(self.newest_transid);
-            self.begin_cut(generation);
-            self.stop_reading();
-            self.wait_for_commit(generation, fx);
-        } else if let Some(seeder) = &mut self.seeder
-            && self.durable >= unread.min_generation
-        {
-            // The commit has come before the answer of the disk.
-            seeder.committed();
-        } else if self.state != FsState::Live {
-            self.wait_for_commit(unread.min_generation, fx);
-        }
-    }
-
-    fn wait_for_commit(&self, generation: u64, fx: &mut Effects) {
-        fx.notices.push(Notice::WaitingForCommit { fs: self.slot, generation });
-    }
-
     fn refuse(&mut self, reason: String, fx: &mut Effects) {
         self.spans.close(self.newest_transid);
         self.counts.mounts_unverified += 1;
@@ -682,37 +353,6 @@ impl FileSystem {
             self.told_on_disk.clear();
             self.refuse(format!("{what} are more than its share"), fx);
         }
-    }
-
-    /// The seeder's range is read; there may be others, for extents that are distrusted.
-    fn range_read(&mut self, generation: u64, fx: &mut Effects) {
-        self.stop_reading();
-        if self.state != FsState::Live && !self.covers_all_but_distrusted() {
-            self.read_next_unread(fx);
-            return;
-        }
-        if self.state != FsState::Live {
-            self.go_live(generation, fx);
-        }
-        self.read_next_unread(fx);
-    }
-
-    /// Whether what is still unread are single extents only.
-    fn covers_all_but_distrusted(&self) -> bool {
-        self.cut.unread_ranges().count() == self.distrusted().count()
-    }
-
-    fn go_live(&mut self, generation: u64, fx: &mut Effects) {
-        self.state = FsState::Live;
-        self.look_at.clear();
-        self.spans.see(generation.saturating_add(1));
-        fx.notices.push(Notice::Seeded {
-            fs: self.slot,
-            first_generation: self.first_generation,
-            generation,
-            extents: self.ledger.live(),
-        });
-        self.first_generation = 0;
     }
 
     /// What was verified, at the end.
