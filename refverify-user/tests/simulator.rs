@@ -326,6 +326,35 @@ fn a_reference_that_never_reaches_the_disk_is_found_by_the_audit_of_its_commit()
 }
 
 #[test]
+fn a_file_system_that_is_not_watched_is_not_read_and_never_becomes_live() {
+    let mut world = World::new(3);
+    world.greet();
+    world.drain();
+    world.drain();
+    assert_eq!(world.blocks_wanted(), 0, "it is not mounted");
+    world.attach();
+    world.settle();
+    world.unmount();
+    world.drain();
+    assert_eq!(world.blocks_wanted(), 0, "it was unmounted");
+}
+
+#[test]
+fn a_file_system_that_was_refused_stays_so() {
+    let mut world = World::new(4);
+    world.spoil_reads(true);
+    world.attach();
+    world.settle();
+    assert_eq!(world.refusals(), 1);
+    world.spoil_reads(false);
+    world.settle();
+    assert_eq!((world.refusals(), world.blocks_wanted()), (1, 0));
+    let summary = world.finish();
+    assert_eq!(summary.coverage[0].state, FsState::Refused);
+    assert_eq!(summary.coverage[0].mounts_unverified, 1);
+}
+
+#[test]
 fn an_agent_that_goes_before_it_tells_a_loss_leaves_no_false_finding() {
     for seed in seeds() {
         let mut world = watched_world(seed);

@@ -143,7 +143,8 @@ impl Pump {
                 Err(malformed) => {
                     tracing::debug!("{malformed}");
                     let source = LossSource::Unreadable;
-                    self.send(ToVerifier::Loss(Loss { fs: malformed.fs, source, count: 1 }))?;
+                    let loss = Loss { fs: malformed.fs, source, count: 1 };
+                    self.control(ToVerifier::Loss(loss))?;
                 }
             }
         }

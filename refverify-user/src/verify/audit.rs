@@ -10,6 +10,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    mem,
     ops::Range,
 };
 
@@ -29,20 +30,17 @@ pub struct AuditConfig {
 pub(crate) struct Audit {
     config: AuditConfig,
     due_ns: u64,
+    /// Whether one has begun and not ended.
+    is_busy: bool,
+    /// What was touched since the last one began.
     touched: Touched,
-    running: Option<Running>,
+    /// What the one that is under way looks at.
+    looked_at: Touched,
+    /// The generation at which it reads now, or a later one; `None` when it does not read.
+    reading_at: Option<u64>,
     /// What was read and is still to be compared, in order.
     read: VecDeque<Part>,
     done: u64,
-}
-
-/// One reading.
-#[derive(Debug)]
-struct Running {
-    /// The generation at which its first part was read.
-    first_generation: Option<u64>,
-    /// The generation at which it reads now, or a later one.
-    generation: u64,
 }
 
 /// A range, as the disk had it.
@@ -64,51 +62,60 @@ pub(crate) struct Difference {
 }
 
 impl Audit {
+    /// After one that could not be brought to its end, the next is not begun earlier than this.
+    const RETRY_NS: u64 = 10_000_000_000;
+
     /// None has been made yet.
     pub(crate) fn new(config: AuditConfig) -> Self {
         Self {
             config,
             due_ns: 0,
+            is_busy: false,
             touched: Touched::default(),
-            running: None,
+            looked_at: Touched::default(),
+            reading_at: None,
             read: VecDeque::new(),
             done: 0,
         }
     }
 
     /// An event was applied.
-    pub(crate) fn touch(&mut self, bytenr: u64, transid: u64) {
-        self.touched.add(bytenr, transid);
+    pub(crate) fn touch(&mut self, bytenr: u64) {
+        self.touched.add(bytenr);
     }
 
     /// Whether one may begin.
     pub(crate) fn is_due(&self, time_ns: u64) -> bool {
-        !self.is_busy() && time_ns >= self.due_ns
+        !self.is_busy && time_ns >= self.due_ns
     }
 
     /// Whether one is under way.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.running.is_some() || !self.read.is_empty()
+    pub(crate) const fn is_busy(&self) -> bool {
+        self.is_busy
+    }
+
+    /// Whether everything was read and compared, and only [`Audit::end`] is missing.
+    pub(crate) fn is_compared(&self) -> bool {
+        self.is_busy && self.reading_at.is_none() && self.read.is_empty()
     }
 
     /// Whether its reading is under way.
     pub(crate) const fn is_reading(&self) -> bool {
-        self.running.is_some()
+        self.reading_at.is_some()
     }
 
     /// One begins, at superblock `generation` or a later one. Returns where to look even if nothing
     /// has changed on disk; `None` is everywhere.
     pub(crate) fn begin(&mut self, generation: u64) -> Option<BTreeSet<u64>> {
-        self.running = Some(Running { first_generation: None, generation });
-        self.touched.places()
+        self.is_busy = true;
+        self.reading_at = Some(generation);
+        self.looked_at = mem::take(&mut self.touched);
+        self.looked_at.places()
     }
 
     /// Reading goes on at this generation.
     pub(crate) fn reading_at(&mut self, generation: u64) {
-        if let Some(running) = &mut self.running {
-            running.first_generation.get_or_insert(generation);
-            running.generation = generation;
-        }
+        self.reading_at = Some(generation);
     }
 
     /// A part was read.
@@ -117,17 +124,27 @@ impl Audit {
     }
 
     /// Everything was read.
+    pub(crate) fn all_read(&mut self) {
+        self.reading_at = None;
+    }
+
+    /// Everything was read and compared.
     pub(crate) fn end(&mut self, time_ns: u64) {
-        let first = self.running.take().and_then(|running| running.first_generation);
-        self.touched.forget(first.unwrap_or(0));
+        self.is_busy = false;
+        self.looked_at = Touched::default();
         self.due_ns = time_ns.saturating_add(self.config.interval_ns);
         self.done += 1;
     }
 
     /// It cannot be brought to its end; what it was to look at stays to be looked at.
-    pub(crate) fn give_up(&mut self) {
-        self.running = None;
-        self.read.clear();
+    pub(crate) fn give_up(&mut self, time_ns: u64) {
+        if mem::take(&mut self.is_busy) {
+            self.touched.join(mem::take(&mut self.looked_at));
+            self.reading_at = None;
+            self.read.clear();
+            let pause_ns = self.config.interval_ns.max(Self::RETRY_NS);
+            self.due_ns = time_ns.saturating_add(pause_ns);
+        }
     }
 
     /// The next part that can be compared when all events up to `known_upto` have come.
@@ -137,9 +154,8 @@ impl Audit {
 
     /// The newest generation that may become the ledger's base.
     pub(crate) fn base_max(&self) -> u64 {
-        let reading = self.running.as_ref().map(|running| running.generation);
         let read = self.read.front().map(|part| part.generation);
-        reading.into_iter().chain(read).min().unwrap_or(u64::MAX)
+        self.reading_at.into_iter().chain(read).min().unwrap_or(u64::MAX)
     }
 
     /// How many were made.
@@ -148,41 +164,38 @@ impl Audit {
     }
 }
 
-/// The extents that events touched, each with its newest transid.
+/// The extents that events touched.
 #[derive(Debug, Default)]
 struct Touched {
-    newest: BTreeMap<u64, u64>,
-    /// More were touched than are kept, the newest of them by this transaction.
-    overflowed: Option<u64>,
+    bytenrs: BTreeSet<u64>,
+    /// More were touched than are kept.
+    is_everywhere: bool,
 }
 
 impl Touched {
     /// With more it is no dearer to look everywhere.
     const MAX: usize = 1 << 20;
 
-    fn add(&mut self, bytenr: u64, transid: u64) {
-        if let Some(newest) = &mut self.overflowed {
-            *newest = transid.max(*newest);
+    fn add(&mut self, bytenr: u64) {
+        if self.is_everywhere {
             return;
         }
-        let newest = self.newest.entry(bytenr).or_insert(transid);
-        *newest = transid.max(*newest);
-        if self.newest.len() > Self::MAX {
-            self.overflowed = self.newest.values().copied().max();
-            self.newest.clear();
+        self.bytenrs.insert(bytenr);
+        if self.bytenrs.len() > Self::MAX {
+            self.bytenrs.clear();
+            self.is_everywhere = true;
+        }
+    }
+
+    fn join(&mut self, other: Self) {
+        self.is_everywhere |= other.is_everywhere;
+        for bytenr in other.bytenrs {
+            self.add(bytenr);
         }
     }
 
     fn places(&self) -> Option<BTreeSet<u64>> {
-        self.overflowed.is_none().then(|| self.newest.keys().copied().collect())
-    }
-
-    /// What was touched up to `generation` has been looked at.
-    fn forget(&mut self, generation: u64) {
-        self.newest.retain(|_, newest| *newest > generation);
-        if self.overflowed.is_some_and(|newest| newest <= generation) {
-            self.overflowed = None;
-        }
+        (!self.is_everywhere).then(|| self.bytenrs.clone())
     }
 }
 

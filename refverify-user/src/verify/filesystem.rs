@@ -1,6 +1,9 @@
 //! One watched file system: its ledger, its cut, and where it stands.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    mem,
+};
 
 use uuid::Uuid;
 
@@ -69,8 +72,13 @@ pub(crate) struct FileSystem {
     look_at: BTreeSet<u64>,
     spans: Spans,
     audit: Option<Audit>,
-    /// The newest superblock of which more than single extents was read.
+    /// The newest superblock of which anything was read.
     read_upto: u64,
+    /// The superblock of the last reading of the whole tree that was taken or compared to its end.
+    taken_upto: u64,
+    /// The superblock on disk was older than one that was signalled: it is read again at the next
+    /// tick.
+    is_behind: bool,
     time_ns: u64,
     told_on_disk: HashSet<(DiskFindingKind, u64)>,
     /// Devices that failed to give something, by number.
@@ -147,6 +155,8 @@ impl FileSystem {
             spans: Spans::default(),
             audit: None,
             read_upto: 0,
+            taken_upto: 0,
+            is_behind: false,
             time_ns: 0,
             told_on_disk: HashSet::new(),
             told_mirrors: HashSet::new(),
@@ -178,6 +188,7 @@ impl FileSystem {
         self.counts.audits += self.audit.as_ref().map_or(0, Audit::done);
         self.audit = self.audits.map(Audit::new);
         self.read_upto = 0;
+        self.taken_upto = 0;
         self.told_on_disk.clear();
         self.told_mirrors.clear();
         self.state = FsState::Seeding;
@@ -281,6 +292,9 @@ impl FileSystem {
     pub(crate) fn tick(&mut self, time_ns: u64, gate: &mut Gate, fx: &mut Effects) {
         self.time_ns = time_ns;
         let Some(seeder) = &mut self.seeder else { return };
+        if mem::take(&mut self.is_behind) {
+            seeder.committed();
+        }
         if time_ns.saturating_sub(self.moved_ns) > MOVE_ON_NS {
             self.moved_ns = time_ns;
             seeder.move_on();
@@ -296,16 +310,17 @@ impl FileSystem {
     pub(crate) fn drained(&mut self, gate: &mut Gate, fx: &mut Effects) {
         self.clean = self.newest_transid;
         // While it is blind, the base stays what it was when nothing was lost yet.
-        if self.state == FsState::Blind {
+        if !matches!(self.state, FsState::Seeding | FsState::Live) {
             return;
         }
         self.compare_with_disk(gate);
         self.fold();
         self.tell_given_up(fx);
-        self.audit_if_due(fx);
+        // First, so that audits one after the other do not keep it waiting.
         if self.seeder.is_none() {
             self.read_next_unread(fx);
         }
+        self.audit_if_due(fx);
     }
 
     /// What is durable becomes the ledger's base.
@@ -349,9 +364,9 @@ impl FileSystem {
         if self.is_watching() {
             self.ledger = self.new_ledger.begin();
             self.cut = Cut::new(0);
-            self.known = KnownTree::default();
             self.told_on_disk.clear();
             self.refuse(format!("{what} are more than its share"), fx);
+            self.known = KnownTree::default();
         }
     }
 

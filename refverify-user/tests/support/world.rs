@@ -33,6 +33,8 @@ pub(crate) struct World {
     lost: u64,
     /// Reads that are under way.
     reads: Vec<BlockRequest>,
+    /// Whether reads give nonsense.
+    spoilt: bool,
     /// Reads of tree blocks that were answered.
     pub(crate) blocks_read: u64,
     verifier: Verifier,
@@ -71,6 +73,7 @@ impl World {
             ring: VecDeque::new(),
             lost: 0,
             reads: Vec::new(),
+            spoilt: false,
             blocks_read: 0,
             verifier: Verifier::new(config),
             armed: false,
@@ -123,17 +126,22 @@ impl World {
     /// Arms the hooks and tells the verifier; what runs now may have been missed in part.
     pub(crate) fn attach(&mut self) {
         self.armed = true;
+        self.greet();
+        self.tell(ToVerifier::Mount(Mount {
+            fs: FS,
+            device: "/dev/simulated".into(),
+            first_usable_generation: self.model.transid,
+        }));
+    }
+
+    /// The agent says who it is.
+    pub(crate) fn greet(&mut self) {
         self.tell(ToVerifier::Hello(Hello {
             kernel_release: "simulated".into(),
             mode: HookMode::Kprobes,
             hooks: Vec::new(),
             unseen: Vec::new(),
             devices: vec!["/dev/simulated".into()],
-        }));
-        self.tell(ToVerifier::Mount(Mount {
-            fs: FS,
-            device: "/dev/simulated".into(),
-            first_usable_generation: self.model.transid,
         }));
     }
 
@@ -223,8 +231,26 @@ impl World {
         let read = self.rng.pick(&self.reads);
         self.blocks_read += u64::from(read.offset >= METADATA_START);
         self.reads.retain(|other| other.id != read.id);
-        let data = self.image.read(read.offset, read.len_bytes as usize);
+        let mut data = self.image.read(read.offset, read.len_bytes as usize);
+        if self.spoilt {
+            data.fill(0xff);
+        }
         self.tell(ToVerifier::Block(BlockAnswer { fs: FS, id: read.id, data: Ok(data.into()) }));
+    }
+
+    /// From now on reads give nonsense, or what is there.
+    pub(crate) fn spoil_reads(&mut self, spoilt: bool) {
+        self.spoilt = spoilt;
+    }
+
+    /// How many reads are under way.
+    pub(crate) fn blocks_wanted(&self) -> usize {
+        self.reads.len()
+    }
+
+    /// How often the file system was refused.
+    pub(crate) fn refusals(&self) -> usize {
+        self.notices.iter().filter(|notice| matches!(notice, Notice::Refused { .. })).count()
     }
 
     /// Tells the verifier, and takes what it answers.

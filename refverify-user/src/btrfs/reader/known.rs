@@ -7,8 +7,9 @@
 //! Where those items end is another question. A pointer covers the keys up to its right
 //! neighbour's, and when that neighbour is emptied and removed it covers more keys without having
 //! been changed. What lies between its old end and its new one was removed, and must not be taken
-//! for unchanged. So the old end is remembered. It can only grow: a key that is inserted between
-//! two blocks goes into the left one (kernel: `btrfs_search_slot`), which changes it.
+//! for unchanged. So the old end is remembered. It can only grow: to insert a key between two
+//! blocks, the left one is searched for and copied (kernel: `btrfs_search_slot`), even where the
+//! item then moves into the right one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,7 +29,7 @@ pub struct KnownTree {
 struct KnownBlock {
     bytenr: u64,
     generation: u64,
-    /// Where it ended in the superblock in which it was met last.
+    /// Where it ended in the superblock in which it was met first.
     end: Key,
     /// That superblock's generation.
     met_at: u64,
@@ -63,14 +64,22 @@ impl KnownTree {
         let blocks = &mut self.levels[level];
         let range = first.first_key.unwrap_or(Key::first_of(0))..end_of(last);
         let gone: Vec<Key> = blocks.range(range).map(|(&key, _)| key).collect();
-        for key in gone {
-            blocks.remove(&key);
-        }
+        let mut before: BTreeMap<Key, KnownBlock> =
+            gone.into_iter().filter_map(|key| Some((key, blocks.remove(&key)?))).collect();
         for child in children {
             let BlockPointer { bytenr, generation, .. } = *child;
-            let block = KnownBlock { bytenr, generation, end: end_of(child), met_at };
-            blocks.insert(child.first_key.unwrap_or(Key::first_of(0)), block);
+            let key = child.first_key.unwrap_or(Key::first_of(0));
+            let met = KnownBlock { bytenr, generation, end: end_of(child), met_at };
+            // What was known of the same block before holds, and says more.
+            let known = before.remove(&key).filter(|it| it.is_same_block(&met));
+            blocks.insert(key, known.unwrap_or(met));
         }
+    }
+}
+
+impl KnownBlock {
+    fn is_same_block(&self, other: &Self) -> bool {
+        (self.bytenr, self.generation) == (other.bytenr, other.generation)
     }
 }
 
@@ -198,7 +207,10 @@ mod tests {
         let passed = leaves(&mut known, &now, 10);
         assert!(passed.iter().all(Option::is_some));
         // The same reading, at a newer superblock.
-        assert_eq!(leaves(&mut known, &now, 11), [None, None, None]);
+        assert!(leaves(&mut known, &now, 11).iter().all(Option::is_some));
+        let other = [(key(100), 9, 11), (key(200), 2, 6), (key(300), 3, 7)];
+        assert_eq!(leaves(&mut known, &other, 11)[0], None);
+        assert_eq!(leaves(&mut known, &other, 12)[0], None, "it was met later");
     }
 
     #[test]

@@ -18,10 +18,22 @@ impl FileSystem {
     /// to the last commit that was signalled have come.
     pub(super) fn compare_with_disk(&mut self, gate: &mut Gate) {
         let known_upto = self.signalled;
+        let Some(audit) = self.audit.as_ref().filter(|audit| audit.is_busy()) else { return };
+        if audit.base_max() <= known_upto {
+            self.ledger.arrange();
+        }
         while let Some(part) = self.audit.as_mut().and_then(|audit| audit.next_part(known_upto)) {
             for difference in audit::differences(&self.ledger, &part) {
                 self.differs(difference, part.generation, gate);
             }
+        }
+        if let Some(audit) = self.audit.as_mut().filter(|audit| audit.is_compared()) {
+            audit.end(self.time_ns);
+            // What is not on disk yet was not compared, though it was looked at.
+            for bytenr in self.ledger.touched(u64::MAX) {
+                audit.touch(bytenr);
+            }
+            self.taken_upto = self.read_upto;
         }
     }
 
@@ -65,7 +77,7 @@ impl FileSystem {
         let Some(audit) = self.audit.as_mut().filter(|audit| audit.is_due(time_ns)) else { return };
         let look_at = audit.begin(generation);
         let tree = std::mem::take(&mut self.known);
-        let since = if look_at.is_some() { generation - 1 } else { 0 };
+        let since = if look_at.is_some() { self.taken_upto } else { 0 };
         let known = Known { tree, since, look_at: look_at.unwrap_or_default() };
         self.begin_reading(Seeder::since(generation, known), fx);
     }
@@ -93,7 +105,7 @@ impl FileSystem {
             }
             Progress::MirrorFailed(fault) => self.mirror_failed(&fault, fx),
             Progress::Done { .. } => {
-                audit.end(self.time_ns);
+                audit.all_read();
                 self.stop_reading();
             }
             Progress::Waits { durable } => {
@@ -114,7 +126,7 @@ impl FileSystem {
     /// What stands is no basis for a comparison any more.
     pub(super) fn give_up_audit(&mut self) {
         if let Some(audit) = &mut self.audit {
-            audit.give_up();
+            audit.give_up(self.time_ns);
         }
         self.stop_reading();
     }

@@ -86,7 +86,7 @@ impl FileSystem {
 
     pub(super) fn touched(&mut self, event: &Event) {
         if let Some(audit) = &mut self.audit {
-            audit.touch(place(&event.change).start, event.transid);
+            audit.touch(place(&event.change).start);
         }
     }
 

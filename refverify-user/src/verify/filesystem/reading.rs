@@ -37,7 +37,9 @@ impl FileSystem {
         let seeder = if unread.range == (0..u64::MAX) {
             let tree = mem::take(&mut self.known);
             let look_at = self.look_at.clone();
-            let known = Known { tree, since: self.exact_upto, look_at };
+            // What was met by an audit that was given up was not compared.
+            let since = self.exact_upto.min(self.taken_upto);
+            let known = Known { tree, since, look_at };
             Seeder::since(unread.min_generation, known)
         } else {
             Seeder::new(unread.range, unread.min_generation)
@@ -47,6 +49,8 @@ impl FileSystem {
 
     pub(super) fn begin_reading(&mut self, seeder: Seeder, fx: &mut Effects) {
         self.reading += 1;
+        self.moved_ns = self.time_ns;
+        self.is_behind = false;
         self.seeder = Some(seeder);
         self.request_blocks(fx);
     }
@@ -68,7 +72,8 @@ impl FileSystem {
 
     /// Not while an audit is under way: what it has read is compared with what is known now.
     pub(super) fn read_next_unread(&mut self, fx: &mut Effects) {
-        if self.audit.as_ref().is_some_and(Audit::is_busy) {
+        let is_auditing = self.audit.as_ref().is_some_and(Audit::is_busy);
+        if is_auditing || !self.is_watching() {
             return;
         }
         if let Some(unread) = self.cut.first_unread(self.durable) {
@@ -184,11 +189,9 @@ impl FileSystem {
             self.begin_cut(generation);
             self.stop_reading();
             self.wait_for_commit(generation, fx);
-        } else if let Some(seeder) = &mut self.seeder
-            && self.durable >= unread.min_generation
-        {
-            // The commit has come before the answer of the disk.
-            seeder.committed();
+        } else if self.durable >= unread.min_generation {
+            // The commit has come before the answer of the disk, or what is written is dropped.
+            self.is_behind = true;
         } else if self.state != FsState::Live {
             self.wait_for_commit(unread.min_generation, fx);
         }
@@ -225,6 +228,7 @@ impl FileSystem {
     pub(super) fn go_live(&mut self, generation: u64, fx: &mut Effects) {
         self.state = FsState::Live;
         self.look_at.clear();
+        self.taken_upto = generation;
         self.spans.see(generation.saturating_add(1));
         fx.notices.push(Notice::Seeded {
             fs: self.slot,

@@ -145,6 +145,11 @@ impl PackedLedger {
         self.blocks.first_from(bytenr)
     }
 
+    /// Puts the changes that are pending in order.
+    pub(super) fn arrange(&mut self) {
+        self.journal.sort();
+    }
+
     /// Shows each extent in use in a range, in order.
     pub(super) fn visit_in(
         &self,

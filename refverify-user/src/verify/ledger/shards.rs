@@ -35,6 +35,13 @@ impl ShardedLedger {
         Self { shards: (0..cores).map(|_| PackedLedger::new(limits)).collect() }
     }
 
+    /// Puts the changes that are pending in order, so that [`Ledger::as_of`] finds them quickly.
+    pub fn arrange(&mut self) {
+        for shard in &mut self.shards {
+            shard.arrange();
+        }
+    }
+
     fn number_of(&self, bytenr: u64) -> usize {
         (bytenr >> STRIPE_BITS) as usize % self.shards.len()
     }
