@@ -132,8 +132,11 @@ impl TreeWalk {
                 *state = State::Reading;
                 wanted.push(*pointer);
             }
-            blocks += 1;
-            interior += usize::from(is_interior);
+            // What is passed over is not read, and so keeps nothing else from being read ahead.
+            if !matches!(state, State::Unchanged { .. }) {
+                blocks += 1;
+                interior += usize::from(is_interior);
+            }
             upto = Some(*key);
         }
         if let Some(upto) = upto {
@@ -219,5 +222,28 @@ impl TreeWalk {
     /// The keys that the walk is for; the leaves at its ends hold others too.
     pub(super) fn range(&self) -> &Range<Key> {
         &self.range
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_passed_over_does_not_keep_what_lies_behind_it_from_being_wanted() {
+        let (root, first) = (BlockPointer::to_root(2, 1, 1, 2), Key::first_of(0));
+        let mut walk = TreeWalk::new(root, first..Key::first_of(u64::MAX));
+        walk.frontier.clear();
+        let leaf = |place: u64| BlockPointer::to_root(2, 4096 * place, 1, 0);
+        for place in 0..5000 {
+            let state = State::Unchanged { end: Key::first_of(place + 1) };
+            walk.frontier.insert(Key::first_of(place), (leaf(place), state));
+        }
+        walk.frontier.insert(Key::first_of(5000), (leaf(5000), State::Wanted));
+        let mut wanted = walk.take_wanted(4096);
+        while let Next::Unchanged(_) = walk.next() {
+            wanted.append(&mut walk.take_wanted(4096));
+        }
+        assert_eq!(wanted, [leaf(5000)]);
     }
 }
