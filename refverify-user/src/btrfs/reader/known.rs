@@ -49,8 +49,7 @@ impl KnownTree {
     /// A block, if it was met.
     fn get(&self, pointer: &BlockPointer) -> Option<&KnownBlock> {
         let known = self.levels.get(usize::from(pointer.level))?.get(&pointer.first_key?)?;
-        let is_same = (known.bytenr, known.generation) == (pointer.bytenr, pointer.generation);
-        is_same.then_some(known)
+        known.is_block(pointer).then_some(known)
     }
 
     /// Takes the children of a block that has been read, in order, for all that was known between
@@ -71,15 +70,15 @@ impl KnownTree {
             let key = child.first_key.unwrap_or(Key::first_of(0));
             let met = KnownBlock { bytenr, generation, end: end_of(child), met_at };
             // What was known of the same block before holds, and says more.
-            let known = before.remove(&key).filter(|it| it.is_same_block(&met));
+            let known = before.remove(&key).filter(|known| known.is_block(child));
             blocks.insert(key, known.unwrap_or(met));
         }
     }
 }
 
 impl KnownBlock {
-    fn is_same_block(&self, other: &Self) -> bool {
-        (self.bytenr, self.generation) == (other.bytenr, other.generation)
+    fn is_block(&self, pointer: &BlockPointer) -> bool {
+        (self.bytenr, self.generation) == (pointer.bytenr, pointer.generation)
     }
 }
 

@@ -100,16 +100,10 @@ impl FileSystem {
             }
             Progress::Read { range, generation, extents } => {
                 self.ledger.read(range.clone(), generation, &extents);
-                for waiting in self.cut.read(range, generation) {
-                    self.event_again(waiting, gate);
-                }
+                self.release(range, generation, gate);
             }
             // Whatever was done there since was undone there since.
-            Progress::Unchanged { range, generation } => {
-                for waiting in self.cut.read(range, generation) {
-                    self.event_again(waiting, gate);
-                }
-            }
+            Progress::Unchanged { range, generation } => self.release(range, generation, gate),
             Progress::Wrong { generation, finding } => {
                 self.wrong_on_disk(generation, finding, gate);
             }
@@ -117,6 +111,13 @@ impl FileSystem {
             Progress::Waits { durable } => self.waits(durable, fx),
             Progress::Failed(reason) => self.refuse(reason, fx),
             Progress::Done { generation } => self.range_read(generation, fx),
+        }
+    }
+
+    /// A range is known as of a generation: the events that waited for it are ruled on again.
+    fn release(&mut self, range: Range<u64>, generation: u64, gate: &mut Gate) {
+        for waiting in self.cut.read(range, generation) {
+            self.event_again(waiting, gate);
         }
     }
 
