@@ -24,6 +24,7 @@ mod oracle;
 mod planted;
 mod replay;
 mod scratch;
+mod soak;
 mod workload;
 mod zoned;
 
@@ -53,7 +54,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 27] = [
+pub(crate) const SCENARIOS: [Scenario; 28] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -77,6 +78,12 @@ pub(crate) const SCENARIOS: [Scenario; 27] = [
         about: "the same, with an audit of every commit",
         tested: Tested::Everywhere,
         run: honest::audited,
+    },
+    Scenario {
+        name: "soak",
+        about: "everything at once, with an audit of every commit: no finding, and exact",
+        tested: Tested::Everywhere,
+        run: soak::run,
     },
     Scenario {
         name: "losing",
@@ -222,14 +229,25 @@ pub(crate) const SCENARIOS: [Scenario; 27] = [
 pub(crate) struct Place {
     /// The monitor's binary.
     pub(crate) monitor: PathBuf,
+    /// How long it is to work, for a scenario that can be told.
+    pub(crate) minutes: Option<u64>,
     device: Option<PathBuf>,
     dir: tempfile::TempDir,
 }
 
 impl Place {
-    pub(crate) fn new(monitor: PathBuf, device: Option<PathBuf>) -> Result<Self> {
+    pub(crate) fn new(
+        monitor: PathBuf,
+        device: Option<PathBuf>,
+        minutes: Option<u64>,
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("refverify-").tempdir();
-        Ok(Self { monitor, device, dir: dir.context("cannot make a directory to work in")? })
+        Ok(Self {
+            monitor,
+            minutes,
+            device,
+            dir: dir.context("cannot make a directory to work in")?,
+        })
     }
 
     /// Whether there is one disk, and no other: in a VM.
