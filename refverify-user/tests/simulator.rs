@@ -3,6 +3,8 @@
 //!
 //! `SIM_SEEDS` sets how many seeds are run; a failure names its seed.
 
+#[path = "simulator/order.rs"]
+mod order;
 #[path = "simulator/replay.rs"]
 mod replay;
 mod support;

@@ -90,6 +90,7 @@ fn slot(notice: &Notice) -> Option<FsSlot> {
         | Notice::Seeding { fs, .. }
         | Notice::Seeded { fs, .. }
         | Notice::Blind { fs, .. }
+        | Notice::OutOfOrder { fs, .. }
         | Notice::Aborted { fs, .. }
         | Notice::GaveUp { fs, .. }
         | Notice::MirrorFailed { fs, .. }

@@ -40,6 +40,9 @@ pub(super) fn line(notice: &Notice, watched: &Watched) -> Option<String> {
             device(fs),
             lost(loss)
         ),
+        Notice::OutOfOrder { fs, disorder } => {
+            format!("{}: warning: {disorder}: what is told cannot be right", device(fs))
+        }
         Notice::Aborted { fs, transid, errno } => format!(
             "{}: the kernel aborted transaction {transid} ({}); the file system is read-only \
              until it is mounted again",

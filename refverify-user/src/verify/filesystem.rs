@@ -8,18 +8,19 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    Coverage, ExtentDump, FsState, Notice, Share,
+    Coverage, Disorder, ExtentDump, FsState, Notice, Share,
     audit::{Audit, AuditConfig},
     cut::{Cut, Unread},
     gate::Gate,
     giving_up::{GivingUp, given_up_to},
     ledger::{Ledger as _, Limits, ShardedLedger},
+    order::Order,
     seeder::Seeder,
     spans::Spans,
 };
 use crate::{
     btrfs::{DiskFindingKind, reader::KnownTree},
-    feed::{BlockRequest, Event, FsSlot, Loss},
+    feed::{BlockRequest, Event, FsSlot, HookMode, Loss},
 };
 
 mod audited;
@@ -39,6 +40,7 @@ pub(crate) struct Effects {
 pub(crate) struct FileSystem {
     slot: FsSlot,
     device: String,
+    mode: HookMode,
     fsid: Option<Uuid>,
     state: FsState,
     new_ledger: NewLedger,
@@ -58,6 +60,7 @@ pub(crate) struct FileSystem {
     durable: u64,
     /// The last one announced by a commit's signal: all events up to it have come.
     signalled: u64,
+    order: Order,
     newest_transid: u64,
     /// Everything up to this transid had come when a drain ended without loss.
     clean: u64,
@@ -125,12 +128,14 @@ impl FileSystem {
     pub(crate) fn new(
         slot: FsSlot,
         device: String,
+        mode: HookMode,
         new_ledger: NewLedger,
         audits: Option<AuditConfig>,
     ) -> Self {
         Self {
             slot,
             device,
+            mode,
             fsid: None,
             state: FsState::Unmounted,
             new_ledger,
@@ -146,6 +151,7 @@ impl FileSystem {
             told_ns: 0,
             durable: 0,
             signalled: 0,
+            order: Order::new(mode),
             newest_transid: 0,
             clean: 0,
             folded_upto: 0,
@@ -179,6 +185,7 @@ impl FileSystem {
         self.begin_cut(first_usable);
         self.durable = 0;
         self.signalled = 0;
+        self.order = Order::new(self.mode);
         self.newest_transid = 0;
         self.clean = 0;
         self.folded_upto = 0;
@@ -249,6 +256,8 @@ impl FileSystem {
             self.go_blind(loss, fx);
         }
         self.give_up_audit();
+        self.counts.on_disk += self.ready.len() as u64;
+        self.ready.clear();
         let distrusted: Vec<u64> = self.distrusted().collect();
         self.look_at.extend(distrusted);
         self.ledger.undo_above(self.exact_upto);
@@ -267,11 +276,27 @@ impl FileSystem {
         fx.notices.push(Notice::Blind { fs: self.slot, loss, verified_upto });
     }
 
-    /// Superblock `transid` is on disk, and all events of the transactions up to it have come.
-    pub(crate) fn committed(&mut self, transid: u64, gate: &mut Gate, fx: &mut Effects) {
-        if !self.is_watching() {
-            return;
+    /// What is told contradicts itself; a loss follows. Of no change since is it known whether it
+    /// was made, also of those that have become the ledger's base: all is read anew.
+    pub(crate) fn doubt(&mut self, disorder: Disorder, fx: &mut Effects) {
+        if self.state != FsState::Blind {
+            fx.notices.push(Notice::OutOfOrder { fs: self.slot, disorder });
         }
+        self.clean = self.clean.min(disorder.doubted_from());
+        self.exact_upto = 0;
+    }
+
+    /// Superblock `transid` is on disk, and all events of the transactions up to it have come.
+    pub(crate) fn committed(
+        &mut self,
+        transid: u64,
+        gate: &mut Gate,
+        fx: &mut Effects,
+    ) -> Result<(), Disorder> {
+        if !self.is_watching() {
+            return Ok(());
+        }
+        self.order.commit(transid)?;
         self.durable = self.durable.max(transid);
         self.signalled = self.signalled.max(transid);
         self.newest_transid = self.newest_transid.max(transid);
@@ -281,6 +306,7 @@ impl FileSystem {
             None => self.read_next_unread(fx),
         }
         self.step(gate, fx);
+        Ok(())
     }
 
     fn tell_given_up(&mut self, fx: &mut Effects) {

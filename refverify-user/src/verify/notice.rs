@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::{Finding, FindingKind};
+use super::{Disorder, Finding, FindingKind};
 use crate::feed::{FsSlot, Hello, Loss};
 
 /// Something to be reported.
@@ -70,6 +70,14 @@ pub enum Notice {
         loss: Loss,
         /// Everything up to this transid was verified.
         verified_upto: u64,
+    },
+    /// What was told contradicts what was told before. It counts as a loss, and
+    /// [`Notice::Blind`] follows.
+    OutOfOrder {
+        /// Which.
+        fs: FsSlot,
+        /// What does not fit.
+        disorder: Disorder,
     },
     /// The kernel aborted a transaction: the file system is read-only until it is mounted
     /// again, and nothing from this transaction on reaches the disk.

@@ -9,8 +9,8 @@ use refverify_user::{
     },
     feed::{Change, Comm, Event, FsSlot, Hello, HookMode, Loss, LossSource, Stack},
     verify::{
-        ActionRecord, Cause, Coverage, ExtentDump, Finding, FindingKind, FsState, GaveUp, Notice,
-        Span, Summary, Symbols,
+        ActionRecord, Cause, Coverage, Disorder, ExtentDump, Finding, FindingKind, FsState, GaveUp,
+        Notice, Span, Summary, Symbols,
     },
 };
 use uuid::Uuid;
@@ -281,6 +281,7 @@ pub(crate) fn life_cycle() -> Vec<Notice> {
         seeding(600),
         Notice::Seeded { fs, first_generation: 40, generation: 46, extents: 1 },
         Notice::Blind { fs, loss, verified_upto: 97 },
+        Notice::OutOfOrder { fs, disorder: Disorder::CommitOutOfTurn { transid: 99, after: 97 } },
         Notice::Aborted { fs, transid: 99, errno: -5 },
         Notice::GaveUp { fs, what: GaveUp::Histories { upto: 70 } },
         Notice::GaveUp { fs, what: GaveUp::FreedExtents { upto: 60 } },

@@ -54,7 +54,7 @@ struct Commit {
     written: Option<Trees>,
 }
 
-const FS: FsSlot = FsSlot(0);
+pub(crate) const FS: FsSlot = FsSlot(0);
 
 impl World {
     /// A file system with some extents, committed, and nobody watching.
@@ -121,6 +121,13 @@ impl World {
                 self.lost += 1;
             }
         }
+    }
+
+    /// The newest signal of a commit in the ring buffer is gone, and nobody counts it.
+    pub(crate) fn lose_commit(&mut self) {
+        let is_commit = |message: &ToVerifier| matches!(message, ToVerifier::Commit { .. });
+        let place = self.ring.iter().rposition(is_commit).expect("a commit was signalled");
+        self.ring.remove(place);
     }
 
     /// Arms the hooks and tells the verifier; what runs now may have been missed in part.

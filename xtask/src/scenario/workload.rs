@@ -57,6 +57,8 @@ struct Shared {
     operations: AtomicU64,
     balances: AtomicU64,
     snapshots: AtomicU64,
+    /// Held while a snapshot is made.
+    snapshotting: Arc<Mutex<()>>,
     /// Held by the balance thread while it starts or runs one.
     balancing: Mutex<()>,
 }
@@ -90,6 +92,7 @@ impl Workload {
             operations: AtomicU64::new(0),
             balances: AtomicU64::new(0),
             snapshots: AtomicU64::new(0),
+            snapshotting: Arc::default(),
             balancing: Mutex::new(()),
         });
         let mut threads = Vec::new();
@@ -155,6 +158,11 @@ impl Workload {
             thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// Who holds it keeps snapshots from being made.
+    pub(crate) fn snapshotting(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.shared.snapshotting)
     }
 
     /// Lets balances go on.
@@ -317,7 +325,9 @@ fn take_snapshots(shared: &Shared) -> Result<()> {
         }
         goal = shared.operations.load(Relaxed) + 400;
         let number = shared.snapshots.fetch_add(1, Relaxed);
+        let held = shared.snapshotting.lock().map_err(|_| anyhow!("the lock is poisoned"))?;
         run("btrfs", &["subvolume", "snapshot", text(&source)?, text(&snapshot(number))?])?;
+        drop(held);
         if number >= SNAPSHOTS {
             run("btrfs", &["subvolume", "delete", text(&snapshot(number - SNAPSHOTS))?])?;
         }

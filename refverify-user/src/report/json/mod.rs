@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     feed::{FsSlot, Hello, HookMode, Loss, LossSource},
-    verify::{GaveUp, Notice},
+    verify::{Disorder, GaveUp, Notice},
 };
 use finding::FindingBody;
 use summary::SummaryBody;
@@ -56,6 +56,7 @@ enum Body {
     Seeded(SeededBody),
     Finding(Box<FindingBody>),
     Blind(BlindBody),
+    OutOfOrder(OutOfOrderBody),
     Aborted(AbortedBody),
     GaveUp(GaveUpBody),
     MirrorFailed(MirrorFailedBody),
@@ -118,6 +119,15 @@ struct BlindBody {
     source: &'static str,
     events_lost: u64,
     verified_upto: u64,
+}
+
+#[derive(Serialize)]
+struct OutOfOrderBody {
+    #[serde(flatten)]
+    fs: FileSystemBody,
+    what: &'static str,
+    transid: u64,
+    after: u64,
 }
 
 #[derive(Serialize)]
@@ -192,6 +202,9 @@ fn body(notice: &Notice, watched: &Watched, delivery: Option<Delivery>) -> Optio
             events_lost: loss.count,
             verified_upto: *verified_upto,
         }),
+        Notice::OutOfOrder { fs: slot, disorder } => {
+            Body::OutOfOrder(OutOfOrderBody::new(fs(slot), *disorder))
+        }
         Notice::Aborted { fs: slot, transid, errno } => {
             Body::Aborted(AbortedBody { fs: fs(slot), transid: *transid, errno: *errno })
         }
@@ -208,6 +221,17 @@ fn body(notice: &Notice, watched: &Watched, delivery: Option<Delivery>) -> Optio
         Notice::Dump(_) => return None,
     };
     Some(body)
+}
+
+impl OutOfOrderBody {
+    fn new(fs: FileSystemBody, disorder: Disorder) -> Self {
+        let (what, transid, after) = match disorder {
+            Disorder::EventGoesBack { transid, after } => ("event_goes_back", transid, after),
+            Disorder::EventIsDurable { transid, durable } => ("event_is_durable", transid, durable),
+            Disorder::CommitOutOfTurn { transid, after } => ("commit_out_of_turn", transid, after),
+        };
+        Self { fs, what, transid, after }
+    }
 }
 
 impl GaveUpBody {
@@ -247,5 +271,6 @@ fn loss_source(loss: &Loss) -> &'static str {
         LossSource::RingBuffer => "ring_buffer",
         LossSource::ProgramMissed => "program_missed",
         LossSource::Unreadable => "unreadable",
+        LossSource::OutOfOrder => "out_of_order",
     }
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
@@ -19,7 +19,7 @@ use super::dedupe::dedupe;
 use crate::{
     command::{self, LIMIT, run},
     machine::program,
-    scenario::workload::Random,
+    scenario::workload::{Random, Workload},
 };
 
 /// Small files that come and go together.
@@ -41,12 +41,13 @@ pub(super) struct Jobs {
 struct Job {
     stop: Arc<AtomicBool>,
     mount_point: PathBuf,
+    snapshotting: Arc<Mutex<()>>,
     random: Random,
 }
 
 impl Jobs {
-    /// Starts them; the workload's subvolume is there already.
-    pub(super) fn start(mount_point: &Path) -> Self {
+    /// Starts them beside the workload.
+    pub(super) fn start(mount_point: &Path, workload: &Workload) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut jobs: Vec<fn(&mut Job) -> Result<()>> =
             vec![Job::churn, Job::share, Job::defragment, Job::toggle_quotas];
@@ -58,7 +59,8 @@ impl Jobs {
         let start = |(number, job): (u64, fn(&mut Job) -> Result<()>)| {
             let stop = Arc::clone(&stop);
             let random = Random(100 + number);
-            let mut state = Job { stop, mount_point: mount_point.to_owned(), random };
+            let snapshotting = workload.snapshotting();
+            let mut state = Job { stop, mount_point: mount_point.to_owned(), snapshotting, random };
             thread::spawn(move || job(&mut state))
         };
         let threads = (0..).zip(jobs).map(start).collect();
@@ -167,11 +169,15 @@ impl Job {
         Ok(())
     }
 
+    /// No snapshot is made while quotas are on: together with a relocation that makes the kernel
+    /// itself err (`docs/soak.md`), which is no test of the monitor's honesty.
     fn toggle_quotas(&mut self) -> Result<()> {
         while !self.is_stopped() {
+            let held = self.snapshotting.lock().map_err(|_| anyhow!("the lock is poisoned"))?;
             run("btrfs", &["quota", "enable", self.mount_name()?])?;
             self.pause();
             run("btrfs", &["quota", "disable", self.mount_name()?])?;
+            drop(held);
             self.pause();
         }
         Ok(())

@@ -51,15 +51,17 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
     monitor.wait_for("seeded")?;
     let first_generation = superblock(&scratch.device)?.generation;
     let workload = Workload::start(&scratch.mount_point, 11, Balances::Converting)?;
-    let jobs = Jobs::start(&scratch.mount_point);
+    let jobs = Jobs::start(&scratch.mount_point, &workload);
     let mut soak = Soak { start: Instant::now(), comparisons: 0, monitor, workload, jobs };
-    for point in 1..=POINTS {
-        soak.work_until(time * point / (POINTS + 1))?;
-        soak.compare(&scratch).with_context(|| format!("frozen point {point} of {POINTS}"))?;
+    if let Err(error) = soak.work(&scratch, time) {
+        // What the monitor says of it is what one wants to know then.
+        let said = soak.monitor.lines();
+        let said = ["finding", "blind", "aborted", "refused"].map(|kind| of_type(&said, kind));
+        for line in said.concat() {
+            println!("the monitor said: {line}");
+        }
+        return Err(error);
     }
-    soak.work_until(time)?;
-    soak.jobs.stop()?;
-    soak.compare(&scratch).context("at the end")?;
     let (seconds, comparisons) = (soak.start.elapsed().as_secs_f64(), soak.comparisons);
     let done = soak.workload.stop()?;
     ensure!(done.balances > 0, "no balance ended: the workload did not do its part");
@@ -84,6 +86,17 @@ struct Soak {
 }
 
 impl Soak {
+    /// Works, and compares at frozen points and at the end.
+    fn work(&mut self, scratch: &Scratch, time: Duration) -> Result<()> {
+        for point in 1..=POINTS {
+            self.work_until(time * point / (POINTS + 1))?;
+            self.compare(scratch).with_context(|| format!("frozen point {point} of {POINTS}"))?;
+        }
+        self.work_until(time)?;
+        self.jobs.stop()?;
+        self.compare(scratch).context("at the end")
+    }
+
     /// Lets the work go on until `time` has passed since its start.
     fn work_until(&mut self, time: Duration) -> Result<()> {
         while self.start.elapsed() < time {
