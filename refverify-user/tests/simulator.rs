@@ -135,6 +135,26 @@ fn one_wrong_event_gives_one_finding_and_the_disk_heals_the_ledger() {
 }
 
 #[test]
+fn a_storm_of_wrong_events_is_told_in_part_and_counted_whole() {
+    let mut world = watched_world(5);
+    world.settle();
+    let (bytenr, mut key) = world.shared_data_extent().expect("this seed has one");
+    key.root = 999;
+    key.parent = 0;
+    for _ in 0..100 {
+        let extent = world.model.extents[&bytenr].clone();
+        let wrong = world.model.event(Action::DropRef, bytenr, extent.kind, extent.len_bytes, key);
+        world.emit(wrong);
+        world.settle();
+    }
+    let told: Vec<u64> = world.findings().iter().map(|finding| finding.withheld).collect();
+    assert_eq!(told, [0, 0, 1, 3, 7, 15, 31]);
+    let summary = world.finish();
+    assert_eq!(summary.findings[&FindingKind::DropMissingRef], 100);
+    assert_eq!(summary.withheld[&FindingKind::DropMissingRef], 93);
+}
+
+#[test]
 fn a_failed_call_leaves_no_finding_and_an_exact_ledger() {
     for seed in seeds() {
         let mut world = watched_world(seed);

@@ -30,6 +30,9 @@ pub(super) fn finding(finding: &Finding, label: Label, watched: &Watched) -> Ent
             entry.field("REFVERIFY_TRANSID", &generation.to_string());
         }
     }
+    if finding.withheld > 0 {
+        entry.field("REFVERIFY_WITHHELD", &finding.withheld.to_string());
+    }
     entry.field("REFVERIFY_DUMP", &text::finding(finding, &name));
     entry
 }

@@ -21,7 +21,11 @@ pub(super) fn text(summary: &Summary, watched: &Watched, delivery: Option<Delive
         let _ = writeln!(out, "loss: {} of {whose}", lost(loss));
     }
     for (kind, &count) in &summary.findings {
-        let _ = writeln!(out, "{kind}: {}", counted(count, "finding"));
+        let withheld = match summary.withheld.get(kind) {
+            Some(withheld) => format!(", {withheld} of them not told one by one"),
+            None => String::new(),
+        };
+        let _ = writeln!(out, "{kind}: {}{withheld}", counted(count, "finding"));
     }
     if let Some(Delivery { sent, failed }) = delivery {
         let sent = counted_entries(sent);

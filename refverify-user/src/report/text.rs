@@ -21,6 +21,10 @@ pub(super) fn finding(finding: &Finding, name: &Name) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "{}: {}", finding.kind, sentence(finding));
     let _ = writeln!(out, "{}", file_system(name));
+    if finding.withheld > 0 {
+        let _ =
+            writeln!(out, "since the last of this kind, {} more were not told", finding.withheld);
+    }
     match &finding.extent {
         Some(dump) => extent(&mut out, dump, &finding.symbols),
         None => {

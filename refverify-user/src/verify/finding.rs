@@ -96,6 +96,8 @@ pub struct Finding {
     pub extent: Option<ExtentDump>,
     /// Text for the addresses in all stacks of this finding.
     pub symbols: Symbols,
+    /// How many of this kind were not told since the last one that was: a storm is told in part.
+    pub withheld: u64,
 }
 
 impl Finding {

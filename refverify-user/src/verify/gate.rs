@@ -130,6 +130,7 @@ mod tests {
             cause: Cause::Event(event),
             extent: None,
             symbols: Symbols::default(),
+            withheld: 0,
         }
     }
 

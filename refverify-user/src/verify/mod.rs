@@ -19,6 +19,7 @@ mod rules;
 mod seeder;
 mod spans;
 mod stacks;
+mod storm;
 mod verifier;
 
 #[cfg(test)]

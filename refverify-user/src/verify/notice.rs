@@ -227,8 +227,10 @@ pub struct Coverage {
 pub struct Summary {
     /// One for each watched device, in the user's order.
     pub coverage: Vec<Coverage>,
-    /// How many findings of each kind were published.
+    /// How many findings of each kind there were.
     pub findings: BTreeMap<FindingKind, u64>,
+    /// How many of them were not told one by one, of the kinds that came as a storm.
+    pub withheld: BTreeMap<FindingKind, u64>,
     /// Everything that was lost.
     pub losses: Vec<Loss>,
 }

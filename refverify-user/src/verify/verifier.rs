@@ -11,6 +11,7 @@ use super::{
     gate::Gate,
     ledger::Limits,
     stacks::Stacks,
+    storm::Storm,
 };
 use crate::feed::{Event, FsSlot, Hello, Loss, LossSource, ToAgent, ToVerifier};
 
@@ -58,6 +59,7 @@ pub struct Verifier {
     /// Findings past the gate whose stacks have no text yet.
     unresolved: VecDeque<Finding>,
     findings: BTreeMap<FindingKind, u64>,
+    storm: Storm,
     losses: BTreeMap<(Option<FsSlot>, LossSource), u64>,
     told_waiting: bool,
     stopping: bool,
@@ -85,6 +87,7 @@ impl Verifier {
             symbols: HashMap::new(),
             unresolved: VecDeque::new(),
             findings: BTreeMap::new(),
+            storm: Storm::default(),
             losses: BTreeMap::new(),
             told_waiting: false,
             stopping: false,
@@ -301,6 +304,9 @@ impl Verifier {
         let text = |address: &u64| Some((*address, self.symbols.get(address)?.clone()));
         finding.symbols.0 = addresses.iter().filter_map(text).collect();
         *self.findings.entry(finding.kind).or_insert(0) += 1;
+        if !self.storm.lets_pass(&mut finding) {
+            return;
+        }
         out.notices.push(Notice::Finding(Box::new(finding)));
         if self.config.stop_on_violation {
             self.stopping = true;
@@ -343,6 +349,7 @@ impl Verifier {
         Summary {
             coverage: self.filesystems.iter_mut().map(FileSystem::coverage).collect(),
             findings: self.findings.clone(),
+            withheld: self.storm.withheld(),
             losses: self.losses(),
         }
     }

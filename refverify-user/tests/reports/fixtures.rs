@@ -136,7 +136,14 @@ fn record(action: Action, key: RefKey, transid: u64) -> ActionRecord {
 }
 
 fn finding(kind: FindingKind, change: Change, extent: Option<ExtentDump>) -> Finding {
-    Finding { kind, fs: FsSlot(0), cause: Cause::Event(event(change)), extent, symbols: symbols() }
+    Finding {
+        kind,
+        fs: FsSlot(0),
+        cause: Cause::Event(event(change)),
+        extent,
+        symbols: symbols(),
+        withheld: 0,
+    }
 }
 
 fn disk_finding(fault: DiskFault) -> Finding {
@@ -148,6 +155,7 @@ fn disk_finding(fault: DiskFault) -> Finding {
         cause: Cause::Disk { generation: 40, finding },
         extent: None,
         symbols: Symbols::default(),
+        withheld: 0,
     }
 }
 
@@ -163,6 +171,7 @@ fn disk_differs(expected: Option<ExtentDump>) -> Finding {
         cause: Cause::Audit { generation: 40, bytenr: 13_631_488, on_disk },
         extent: expected,
         symbols: Symbols::default(),
+        withheld: 0,
     }
 }
 
@@ -318,7 +327,12 @@ pub(crate) fn clean_summary() -> Summary {
         histories_given_up: None,
         freed_given_up: None,
     };
-    Summary { coverage: vec![coverage], findings: BTreeMap::new(), losses: Vec::new() }
+    Summary {
+        coverage: vec![coverage],
+        findings: BTreeMap::new(),
+        withheld: BTreeMap::new(),
+        losses: Vec::new(),
+    }
 }
 
 /// Everything that a summary can say.
@@ -347,7 +361,8 @@ pub(crate) fn bad_summary() -> Summary {
         histories_given_up: None,
         freed_given_up: None,
     });
-    summary.findings.insert(FindingKind::NoEntry, 2);
+    summary.findings.insert(FindingKind::NoEntry, 200);
+    summary.withheld.insert(FindingKind::NoEntry, 192);
     summary.findings.insert(FindingKind::Disk(DiskFindingKind::ZeroRefCount), 1);
     summary.losses.push(Loss { fs: Some(FsSlot(0)), source: LossSource::RingBuffer, count: 12 });
     summary.losses.push(Loss { fs: None, source: LossSource::ProgramMissed, count: 1 });

@@ -20,6 +20,7 @@ pub(crate) struct FindingBody {
     #[serde(flatten)]
     cause: CauseFields,
     extent: Option<ExtentBody>,
+    withheld: u64,
 }
 
 /// The fields that an event gives; those of an item on disk are `transid` (the generation
@@ -120,6 +121,7 @@ impl FindingBody {
             bytenr: finding.bytenr(),
             cause,
             extent: finding.extent.as_ref().map(|dump| ExtentBody::new(dump, symbols)),
+            withheld: finding.withheld,
         }
     }
 }

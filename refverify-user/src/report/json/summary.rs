@@ -56,6 +56,7 @@ struct LossBody {
 struct CountBody {
     kind: &'static str,
     count: u64,
+    withheld: u64,
 }
 
 #[derive(Serialize)]
@@ -80,7 +81,10 @@ impl SummaryBody {
                 .collect(),
             losses: summary.losses.iter().map(loss).collect(),
             findings: findings
-                .map(|(kind, &count)| CountBody { kind: kind.name(), count })
+                .map(|(kind, &count)| {
+                    let withheld = summary.withheld.get(kind).copied().unwrap_or(0);
+                    CountBody { kind: kind.name(), count, withheld }
+                })
                 .collect(),
             journal: delivery.map(|Delivery { sent, failed }| DeliveryBody { sent, failed }),
         }

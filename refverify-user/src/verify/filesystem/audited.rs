@@ -50,6 +50,7 @@ impl FileSystem {
             extent: self.expected(bytenr, expected.as_ref()),
             cause: Cause::Audit { generation, bytenr, on_disk },
             symbols: Symbols::default(),
+            withheld: 0,
         });
     }
 

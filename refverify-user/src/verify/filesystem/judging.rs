@@ -106,6 +106,7 @@ impl FileSystem {
             cause: Cause::Event(event),
             extent: violation.extent,
             symbols: Symbols::default(),
+            withheld: 0,
         });
     }
 
@@ -159,6 +160,7 @@ impl FileSystem {
                 cause: Cause::Event(event.clone()),
                 extent: Some(extent),
                 symbols: Symbols::default(),
+                withheld: 0,
             });
         }
     }

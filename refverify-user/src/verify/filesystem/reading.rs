@@ -175,6 +175,7 @@ impl FileSystem {
             extent: self.ledger.dump(finding.bytenr),
             cause: Cause::Disk { generation, finding },
             symbols: Symbols::default(),
+            withheld: 0,
         });
     }
 
