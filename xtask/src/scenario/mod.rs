@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 mod attach;
+mod attach_detach;
 mod attach_guest;
 mod bench_attach;
 mod bench_path;
 mod bench_reader;
 mod cannot_start;
+mod changed_on_disk;
 mod compare;
 mod corpus;
 mod demo;
@@ -54,7 +56,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 28] = [
+pub(crate) const SCENARIOS: [Scenario; 30] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -144,6 +146,18 @@ pub(crate) const SCENARIOS: [Scenario; 28] = [
         about: "after a finding that the kernel survives, the monitor goes on and is right",
         tested: Tested::Everywhere,
         run: planted::goes_on,
+    },
+    Scenario {
+        name: "changed-on-disk",
+        about: "the tree on disk is changed behind the monitor, and an audit finds it",
+        tested: Tested::Everywhere,
+        run: changed_on_disk::run,
+    },
+    Scenario {
+        name: "attach-detach",
+        about: "a monitor that is killed at any moment leaves nothing behind",
+        tested: Tested::HereOnly,
+        run: attach_detach::run,
     },
     Scenario {
         name: "cannot-start",

@@ -128,8 +128,18 @@ impl Monitor {
 
     /// Stops it for a while, as a debugger or a starved machine does.
     pub(crate) fn stand_still(&self, time: Duration) -> Result<()> {
-        signal(&self.child, Signal::STOP)?;
+        self.stop_for_now()?;
         thread::sleep(time);
+        self.go_on()
+    }
+
+    /// Stops it until [`Self::go_on`].
+    pub(crate) fn stop_for_now(&self) -> Result<()> {
+        signal(&self.child, Signal::STOP)
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) -> Result<()> {
         signal(&self.child, Signal::CONT)
     }
 
