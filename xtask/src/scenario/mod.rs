@@ -104,6 +104,12 @@ pub(crate) const SCENARIOS: [Scenario; 28] = [
         run: honest::on_a_new_device,
     },
     Scenario {
+        name: "clone",
+        about: "the same on a clone of a mounted file system, under a temporary fsid",
+        tested: Tested::HereOnly,
+        run: honest::on_a_clone,
+    },
+    Scenario {
         name: "zoned",
         about: "the ledger equals the disk on a zoned device",
         tested: Tested::Everywhere,
