@@ -91,6 +91,7 @@ fn slot(notice: &Notice) -> Option<FsSlot> {
         | Notice::Seeded { fs, .. }
         | Notice::Blind { fs, .. }
         | Notice::Aborted { fs, .. }
+        | Notice::Undone { fs, .. }
         | Notice::GaveUp { fs, .. }
         | Notice::MirrorFailed { fs, .. }
         | Notice::Refused { fs, .. }

@@ -25,5 +25,5 @@ mod testing;
 
 pub use audit::AuditConfig;
 pub use finding::{ActionRecord, Cause, ExtentDump, Finding, FindingKind, Symbols};
-pub use notice::{Coverage, FsState, GaveUp, Notice, Span, Summary};
+pub use notice::{BlindCause, BlindSpan, Coverage, FsState, GaveUp, Notice, Span, Summary};
 pub use verifier::{Outbox, Share, Verifier, VerifierConfig};
