@@ -238,6 +238,11 @@ impl Place {
         Ok(Self { monitor, device, dir: dir.context("cannot make a directory to work in")? })
     }
 
+    /// The same, with a directory of its own.
+    pub(crate) fn another(&self) -> Result<Self> {
+        Self::new(self.monitor.clone(), self.device.clone())
+    }
+
     /// Whether there is one disk, and no other: in a VM.
     pub(crate) fn has_device(&self) -> bool {
         self.device.is_some()

@@ -23,7 +23,10 @@ mod abort;
 mod disk;
 mod log_replay;
 mod lost_device;
+mod mapped;
 mod older;
+mod stacked;
+mod unplugged;
 mod write_errors;
 
 use disk::Disk;
@@ -36,34 +39,71 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "log-replay",
         about: "a crash after fsync: what the mount replays is known to the ledger",
-        tested: Tested::Everywhere,
+        tested: Tested::HereOnly,
         run: log_replay::run,
     },
     Scenario {
         name: "abort",
         about: "a transaction is aborted: it is undone, and what was found in it stays",
-        tested: Tested::Everywhere,
+        tested: Tested::HereOnly,
         run: abort::run,
     },
     Scenario {
         name: "write-errors",
         about: "writes fail: the superblock decides what is undone",
-        tested: Tested::Everywhere,
+        tested: Tested::HereOnly,
         run: write_errors::run,
     },
     Scenario {
         name: "lost-device",
         about: "the device goes while it is mounted, and comes back",
-        tested: Tested::Everywhere,
+        tested: Tested::HereOnly,
         run: lost_device::run,
     },
     Scenario {
         name: "older",
         about: "older generations come back: a restored image, usebackuproot",
-        tested: Tested::Everywhere,
+        tested: Tested::HereOnly,
         run: older::run,
     },
+    Scenario {
+        name: "stacked",
+        about: "a loop device on the device: whichever is given, the mounted one is read",
+        tested: Tested::HereOnly,
+        run: stacked::run,
+    },
+    Scenario {
+        name: "mapped",
+        about: "device-mapper drops writes, fails them and logs them",
+        tested: Tested::No,
+        run: mapped::run_all,
+    },
+    Scenario {
+        name: "unplugged",
+        about: "a device is pulled out while it is mounted",
+        tested: Tested::No,
+        run: unplugged::run,
+    },
+    Scenario {
+        name: "failures",
+        about: "all failures in the life of a file system, in one boot",
+        tested: Tested::No,
+        run: run_all,
+    },
 ];
+
+/// All the others, one after the other; those that this kernel cannot have are told.
+fn run_all(place: &Place) -> Result<Outcome> {
+    for scenario in SCENARIOS.iter().filter(|scenario| scenario.name != "failures") {
+        println!("== {}: {}", scenario.name, scenario.about);
+        let place = place.another()?;
+        match (scenario.run)(&place).with_context(|| scenario.name)? {
+            Outcome::Passed => {}
+            Outcome::Skipped(why) => println!("SKIPPED: {why}"),
+        }
+    }
+    Ok(Outcome::Passed)
+}
 
 /// Honest changes: files, clones, a snapshot and deletions, some of them on disk at the end.
 fn work(scratch: &Scratch, round: u64) -> Result<()> {
