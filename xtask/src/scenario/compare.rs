@@ -78,7 +78,7 @@ pub(crate) fn read_raw(device: &Path) -> Result<Raw> {
 
 /// Empties the page cache of a device, past which the kernel writes, and through which all readers
 /// here go.
-fn flush(device: &Path) -> Result<()> {
+pub(crate) fn flush(device: &Path) -> Result<()> {
     let name = device.to_str().context("a device's name is not UTF-8")?;
     run("blockdev", &["--flushbufs", name]).map(drop)
 }
@@ -135,7 +135,8 @@ pub(crate) fn compare_if_live(scratch: &Scratch, monitor: &mut Monitor) -> Resul
     if ledger.state == "live" { compare_with(&ledger, scratch).map(Some) } else { Ok(None) }
 }
 
-fn compare_with(ledger: &Ledger, scratch: &Scratch) -> Result<usize> {
+/// Compares a ledger that was dumped while nothing changed.
+pub(crate) fn compare_with(ledger: &Ledger, scratch: &Scratch) -> Result<usize> {
     for device in scratch.devices() {
         flush(device)?;
     }

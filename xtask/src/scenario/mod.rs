@@ -14,6 +14,7 @@ mod cannot_start;
 mod compare;
 mod corpus;
 mod demo;
+mod failure;
 mod field;
 mod hello;
 mod honest;
@@ -53,8 +54,13 @@ pub(crate) struct Scenario {
     pub(crate) run: fn(&Place) -> Result<Outcome>,
 }
 
-/// All of them.
-pub(crate) const SCENARIOS: [Scenario; 28] = [
+/// All of them, in the order in which they are run.
+pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
+    [SCENARIOS, failure::SCENARIOS].into_iter().flatten()
+}
+
+/// Those that have no room of their own.
+const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -256,6 +262,11 @@ impl Place {
         })
     }
 
+    /// The same, with a directory of its own.
+    pub(crate) fn another(&self) -> Result<Self> {
+        Self::new(self.monitor.clone(), self.device.clone(), self.minutes)
+    }
+
     /// Whether there is one disk, and no other: in a VM.
     pub(crate) fn has_device(&self) -> bool {
         self.device.is_some()
@@ -269,15 +280,14 @@ impl Place {
 
 /// The scenario of that name.
 pub(crate) fn find(name: &str) -> Result<&'static Scenario> {
-    SCENARIOS
-        .iter()
+    all()
         .find(|scenario| scenario.name == name)
         .with_context(|| format!("no scenario {name}; `cargo xtask vm 6.1 list` names them"))
 }
 
 /// Prints them.
 pub(crate) fn list() {
-    for scenario in &SCENARIOS {
+    for scenario in all() {
         println!("{:16} {}", scenario.name, scenario.about);
     }
 }

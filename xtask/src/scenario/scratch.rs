@@ -102,12 +102,18 @@ impl Scratch {
 
     /// Mounts it. A commit every two seconds: generations pass quickly in a test.
     pub(crate) fn mount(&mut self) -> Result<()> {
+        self.mount_with("")
+    }
+
+    /// The same, with more options, of which the last ones count.
+    pub(crate) fn mount_with(&mut self, more: &str) -> Result<()> {
         if self.mounted {
             bail!("{} is mounted already", self.device_name());
         }
         // The kernel is told of the other device here: there is no udev in a container.
         let second = self.second.iter().map(|device| format!(",device={}", device.display()));
-        let options = CString::new(format!("commit=2{}", second.collect::<String>()))?;
+        let more = if more.is_empty() { String::new() } else { format!(",{more}") };
+        let options = CString::new(format!("commit=2{}{more}", second.collect::<String>()))?;
         let options = Some(options.as_c_str());
         mount(&self.device, &self.mount_point, "btrfs", MountFlags::empty(), options)
             .with_context(|| format!("cannot mount {}", self.device_name()))?;
