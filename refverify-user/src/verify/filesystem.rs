@@ -173,6 +173,7 @@ impl FileSystem {
     pub(crate) fn mounted(&mut self, device: String, first_usable: u64, fx: &mut Effects) {
         self.leave();
         self.device = device;
+        self.fsid = None;
         self.first_generation = 0;
         self.ledger = self.new_ledger.begin();
         self.giving_up = GivingUp::default();

@@ -18,10 +18,12 @@ mod field;
 mod hello;
 mod honest;
 mod journal;
+mod life;
 mod loss;
 mod monitor;
 mod oracle;
 mod planted;
+mod progs;
 mod replay;
 mod scratch;
 mod workload;
@@ -52,8 +54,13 @@ pub(crate) struct Scenario {
     pub(crate) run: fn(&Place) -> Result<Outcome>,
 }
 
-/// All of them.
-pub(crate) const SCENARIOS: [Scenario; 27] = [
+/// All of them, in the order in which they are run.
+pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
+    [SCENARIOS, life::SCENARIOS].into_iter().flatten()
+}
+
+/// Those that have no room of their own.
+const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -245,15 +252,14 @@ impl Place {
 
 /// The scenario of that name.
 pub(crate) fn find(name: &str) -> Result<&'static Scenario> {
-    SCENARIOS
-        .iter()
+    all()
         .find(|scenario| scenario.name == name)
         .with_context(|| format!("no scenario {name}; `cargo xtask vm 6.1 list` names them"))
 }
 
 /// Prints them.
 pub(crate) fn list() {
-    for scenario in &SCENARIOS {
+    for scenario in all() {
         println!("{:16} {}", scenario.name, scenario.about);
     }
 }

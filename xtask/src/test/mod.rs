@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::{
     build,
-    scenario::{SCENARIOS, Tested},
+    scenario::{self, Tested},
     setup,
     vm::{self, Vm},
 };
@@ -59,7 +59,7 @@ fn scenarios(tally: &mut Tally) {
         println!("no VM to attach to: {error:#}");
     }
     println!("\n== scenarios on this machine's kernel");
-    for scenario in SCENARIOS.iter().filter(|scenario| scenario.tested != Tested::No) {
+    for scenario in scenario::all().filter(|scenario| scenario.tested != Tested::No) {
         tally.run(&format!("{} here", scenario.name), || live::run(scenario, &monitor));
     }
     for line in &vm::LINES {
@@ -69,7 +69,7 @@ fn scenarios(tally: &mut Tally) {
             None => Vm::prepare(line.name, &xtask, &monitor)
                 .map_err(|error| Skip::could_run(format!("no VM: {error:#}"))),
         };
-        for scenario in SCENARIOS.iter().filter(|scenario| scenario.tested == Tested::Everywhere) {
+        for scenario in scenario::all().filter(|scenario| scenario.tested == Tested::Everywhere) {
             tally.run(&format!("{} on {}", scenario.name, line.name), || match &vm {
                 Ok(vm) => Ok(vm.run(scenario.name, vm::Echo::Nothing)?.into()),
                 Err(skip) => Ok(Outcome::Skipped(skip.clone())),
