@@ -18,6 +18,8 @@ mod features;
 mod mkfs;
 mod mounts;
 mod several;
+mod sprout;
+mod stacked;
 
 /// In the order in which they are run.
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -50,6 +52,18 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         about: "swap files, nodatacow, quotas, simple quotas, discard",
         tested: Tested::HereOnly,
         run: features::run_all,
+    },
+    Scenario {
+        name: "life-sprout",
+        about: "a seed is mounted and sprouts: the fsid changes on a live mount",
+        tested: Tested::HereOnly,
+        run: sprout::run_all,
+    },
+    Scenario {
+        name: "life-stacked",
+        about: "mounted by a loop device that is stacked on the watched one",
+        tested: Tested::HereOnly,
+        run: stacked::run_all,
     },
 ];
 
