@@ -206,6 +206,7 @@ impl FileSystem {
         self.leave();
         self.spans.close(self.last_ended());
         self.device = device;
+        self.fsid = None;
         self.refusals = Refusals::default();
         self.told_on_disk.clear();
         self.told_mirrors.clear();

@@ -19,10 +19,12 @@ mod field;
 mod hello;
 mod honest;
 mod journal;
+mod life;
 mod loss;
 mod monitor;
 mod oracle;
 mod planted;
+mod progs;
 mod replay;
 mod scratch;
 mod soak;
@@ -56,7 +58,7 @@ pub(crate) struct Scenario {
 
 /// All of them, in the order in which they are run.
 pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
-    [SCENARIOS, failure::SCENARIOS].into_iter().flatten()
+    [SCENARIOS, life::SCENARIOS, failure::SCENARIOS].into_iter().flatten()
 }
 
 /// Those that have no room of their own.
