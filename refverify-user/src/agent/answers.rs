@@ -86,6 +86,10 @@ pub(super) fn serve(
 fn locate(devices: &[Device], request: BlockRequest) -> Result<Wanted<BlockRequest>, BlockError> {
     let device = usize::try_from(request.fs.0).ok().and_then(|slot| devices.get(slot));
     let device = device.ok_or(BlockError::NoDevice { devid: request.devid })?;
+    if request.devid == 0 {
+        // If it is never shown, it is over already.
+        let _ = device.members().wait_until_shown();
+    }
     disks::locate(device.members(), request)
 }
 

@@ -155,9 +155,15 @@ impl Device {
         })
     }
 
+    /// The directory under `btrfs`, where sysfs has it, of the mounted file system that it is of.
+    pub(super) fn mounted_dir(&self, btrfs: &Path) -> Option<PathBuf> {
+        let own = sysfs::mounted_dir(btrfs, &self.kname);
+        own.or_else(|| self.members.mounted_dir_in(btrfs))
+    }
+
     /// The state in the primary superblock; none if there is no btrfs.
     pub(super) fn super_state(&self) -> io::Result<Option<SuperState>> {
-        Ok(super_state(&self.members.named().superblock_bytes()?))
+        Ok(super_state(&self.members.current().superblock_bytes()?))
     }
 }
 

@@ -6,12 +6,18 @@
 //!
 //! Devices come and go, and their numbers are given again. So what was found is looked at again
 //! every second.
+//!
+//! The device that the user named is not always the one whose superblock counts: a file system may
+//! be mounted by a device that is stacked on it, through which alone it is to be read then; and a
+//! seed keeps its superblock when it sprouts, while the file system goes on by those of the devices
+//! that were added.
 
 use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -26,6 +32,15 @@ use crate::{
 
 /// For how long it is believed which device has which number.
 const BELIEVED: Duration = Duration::from_secs(1);
+
+/// How long a mount that has begun may take until sysfs shows it.
+const SHOWN_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often it is looked for meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// `BTRFS_SUPER_FLAG_SEEDING`.
+const SEEDING: u64 = 1 << 32;
 
 /// The devices of one file system.
 #[derive(Debug)]
@@ -49,6 +64,8 @@ struct Known {
     /// The fsid of the named device and the kernel's names of others that have it, when all were
     /// searched last.
     scanned: Option<(Uuid, Vec<String>)>,
+    /// The kernel's names of what is stacked on the named device, and when that was looked up.
+    stacked: Option<(Vec<String>, Instant)>,
 }
 
 impl Members {
@@ -106,7 +123,66 @@ impl Members {
         }
     }
 
-    /// Reads a part of the device with a btrfs device id; 0 is the one that the user named.
+    /// The device whose superblock is the file system's: the one that the user named, but for what
+    /// is stacked on it and what has sprouted from it, as far as sysfs shows the mount.
+    pub(super) fn current(&self) -> Arc<Member> {
+        let elsewhere = || self.current_in(&self.mounted_dir()?);
+        let current = if self.may_be_elsewhere() { elsewhere() } else { None };
+        current.unwrap_or_else(|| Arc::clone(&self.named))
+    }
+
+    /// Waits until sysfs shows the mount that has begun, where it matters to [`Members::current`].
+    /// False if it did not within two seconds.
+    pub(super) fn wait_until_shown(&self) -> bool {
+        let end = Instant::now() + SHOWN_WITHIN;
+        while self.may_be_elsewhere() && self.mounted_dir().is_none() {
+            if Instant::now() > end {
+                return false;
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+        true
+    }
+
+    /// Whether only sysfs can tell by which device the file system is mounted.
+    fn may_be_elsewhere(&self) -> bool {
+        let is_seed = |it: Superblock| it.super_flags & SEEDING != 0;
+        !self.stacked().is_empty() || self.named.superblock().is_some_and(is_seed)
+    }
+
+    /// The device of a mounted file system that has its superblock.
+    fn current_in(&self, dir: &Path) -> Option<Arc<Member>> {
+        let fsid = dir.file_name()?.to_str()?;
+        let mut devices = sysfs::devices_of_mounted(dir);
+        // Mounted under another fsid than that on disk (`temp_fsid`), it has only one.
+        if devices.len() == 1 {
+            return open_block_device(&devices.remove(0)).map(Arc::new);
+        }
+        let has_it = |it: Superblock| it.fsid.to_string() == fsid;
+        let mut members = devices.iter().filter_map(|kname| open_block_device(kname));
+        members.find(|member| member.superblock().is_some_and(has_it)).map(Arc::new)
+    }
+
+    /// The kernel's names of what is stacked on the named device.
+    pub(super) fn stacked(&self) -> Vec<String> {
+        let Some(kname) = self.kname() else { return Vec::new() };
+        let mut known = self.lock();
+        let now = Instant::now();
+        match &known.stacked {
+            Some((stacked, at)) if now.duration_since(*at) < BELIEVED => stacked.clone(),
+            _ => {
+                let stacked = sysfs::stacked_on(&kname);
+                known.stacked = Some((stacked.clone(), now));
+                stacked
+            }
+        }
+    }
+
+    fn kname(&self) -> Option<String> {
+        sysfs::kernel_name(self.named.rdev()?).ok()
+    }
+
+    /// Reads a part of the device with a btrfs device id; 0 is the one that has the superblock.
     ///
     /// # Errors
     ///
@@ -122,21 +198,27 @@ impl Members {
     /// [`BlockError::NoDevice`].
     pub fn member(&self, devid: u64) -> Result<Arc<Member>, BlockError> {
         if devid == 0 {
-            return Ok(Arc::clone(&self.named));
+            return Ok(self.current());
         }
-        let mut known = self.lock();
-        let now = Instant::now();
-        let found = match known.found.get(&devid) {
-            Some((found, at)) if now.duration_since(*at) < BELIEVED => found.clone(),
-            _ => {
-                // One that is gone by now has said which file system it is about.
-                known.named = self.named.superblock().or_else(|| known.named.take());
-                let found = self.search(devid, known.named.as_ref(), known.items.get(&devid));
-                known.found.insert(devid, (found.clone(), now));
-                found
-            }
-        };
+        let found = self.believed(devid).unwrap_or_else(|| self.find(devid));
         found.ok_or(BlockError::NoDevice { devid })
+    }
+
+    /// What was found, or that nothing was, not long ago.
+    fn believed(&self, devid: u64) -> Option<Option<Arc<Member>>> {
+        let known = self.lock();
+        let (found, at) = known.found.get(&devid)?;
+        (at.elapsed() < BELIEVED).then(|| found.clone())
+    }
+
+    fn find(&self, devid: u64) -> Option<Arc<Member>> {
+        let dir = self.mounted_dir();
+        let mut known = self.lock();
+        // One that is gone by now has said which file system it is about.
+        known.named = self.named.superblock().or_else(|| known.named.take());
+        let found = self.search(devid, dir, known.named.as_ref(), known.items.get(&devid));
+        known.found.insert(devid, (found.clone(), Instant::now()));
+        found
     }
 
     /// All block devices that the file system has, as far as they can be found: numbers as user
@@ -146,6 +228,7 @@ impl Members {
     pub(super) fn block_devices(&self) -> Vec<(u64, String)> {
         let named = self.named.rdev().and_then(|rdev| Some((rdev, sysfs::kernel_name(rdev).ok()?)));
         let mut all: Vec<_> = named.into_iter().collect();
+        all.extend(self.stacked().into_iter().filter_map(numbered));
         if let Some(dir) = self.mounted_dir() {
             all.extend(sysfs::devices_of_mounted(&dir).into_iter().filter_map(numbered));
         } else if let Some(named) = self.named.superblock().filter(|it| it.num_devices > 1) {
@@ -173,22 +256,32 @@ impl Members {
     }
 
     fn mounted_dir(&self) -> Option<PathBuf> {
-        let kname = sysfs::kernel_name(self.named.rdev()?).ok()?;
-        sysfs::mounted_dir(&self.sysfs, &kname)
+        self.mounted_dir_in(&self.sysfs)
+    }
+
+    /// The directory under `btrfs` of the mounted file system that the device is of, or what is
+    /// stacked on it.
+    pub(super) fn mounted_dir_in(&self, btrfs: &Path) -> Option<PathBuf> {
+        let knames = self.kname().into_iter().chain(self.stacked());
+        knames.into_iter().find_map(|kname| sysfs::mounted_dir(btrfs, &kname))
     }
 
     fn search(
         &self,
         devid: u64,
+        dir: Option<PathBuf>,
         named: Option<&Superblock>,
         item: Option<&DeviceItem>,
     ) -> Option<Arc<Member>> {
-        if named.is_some_and(|named| named.device.devid == devid) {
+        let devices = dir.as_deref().map(sysfs::devices_of_mounted);
+        // Not where the mount is by what is stacked on it.
+        let is_own = |devices: &Vec<String>| self.kname().is_some_and(|it| devices.contains(&it));
+        let is_there = devices.as_ref().is_none_or(is_own);
+        if is_there && named.is_some_and(|named| named.device.devid == devid) {
             return Some(Arc::clone(&self.named));
         }
-        if let Some(dir) = self.mounted_dir() {
-            let devices = sysfs::devices_of_mounted(&dir).into_iter();
-            let mut members = devices.filter_map(|kname| open_block_device(&kname));
+        if let Some(devices) = devices {
+            let mut members = devices.iter().filter_map(|kname| open_block_device(kname));
             let is_it = |it: Superblock| it.device.devid == devid;
             return members.find(|member| member.superblock().is_some_and(is_it)).map(Arc::new);
         }

@@ -13,11 +13,7 @@ use std::{
 };
 
 use super::{
-    chunk_trees::ChunkTrees,
-    decode::Signal,
-    device::Device,
-    sysfs::{self, mounted_dir},
-    watched::WatchedDevices,
+    chunk_trees::ChunkTrees, decode::Signal, device::Device, sysfs, watched::WatchedDevices,
 };
 use crate::feed::{FsSlot, HookMode, Loss, LossSource, Mount, ToVerifier};
 
@@ -89,8 +85,7 @@ impl Mounts {
     }
 
     fn is_in_sysfs(&self, fs: FsSlot) -> bool {
-        let dir = |device: &Device| mounted_dir(&self.sysfs, &device.kname);
-        self.device(fs).and_then(dir).is_some()
+        self.device(fs).and_then(|device| device.mounted_dir(&self.sysfs)).is_some()
     }
 
     /// Takes in a look at sysfs, made before the last drain.
@@ -154,6 +149,14 @@ impl Mounts {
         let error = self.chunk_trees.as_mut()?.tell(fs.0, device).err()?;
         tracing::warn!("the changes of {} cannot be seen: {error}", device.path.display());
         Some(Loss { fs: Some(fs), source: LossSource::Unreadable, count: 1 })
+    }
+
+    /// The module is gone, and with it every mount: tells of those whose end was not seen.
+    pub(super) fn all_gone(&mut self) -> Vec<ToVerifier> {
+        let slots = (0..).map(FsSlot).take(self.states.len());
+        let gone: Vec<FsSlot> = slots.filter(|&fs| self.is_mounted(fs)).collect();
+        self.states.fill(State::Unmounted);
+        gone.into_iter().map(|fs| ToVerifier::Unmount { fs }).collect()
     }
 
     /// What a hook's signal means to the verifier: up to two messages, in order.
@@ -236,10 +239,14 @@ impl Mounts {
     /// The first usable generation of a mount whose beginning the hooks saw: 0, nothing was
     /// missed. But raw tracepoints do not see what log replay allocates: then it is the
     /// transaction of the replay, the one after the superblock's. Should that be on disk
-    /// already, the superblock has no log any more.
+    /// already, the superblock has no log any more. Where only sysfs tells which superblock it is,
+    /// that is waited for; it shows the mount before the log is replayed.
     fn first_usable_of_new_mount(&self, fs: FsSlot) -> u64 {
         if self.mode == HookMode::Kprobes {
             return 0;
+        }
+        if self.device(fs).is_some_and(|device| !device.members().wait_until_shown()) {
+            return u64::MAX;
         }
         match self.device(fs).map(Device::super_state) {
             Some(Ok(Some(state))) if !state.has_log => 0,
@@ -252,7 +259,7 @@ impl Mounts {
     /// live, it is the last one of which events may have been missed.
     fn running_generation(&self, fs: FsSlot) -> u64 {
         let Some(device) = self.device(fs) else { return u64::MAX };
-        let dir = mounted_dir(&self.sysfs, &device.kname);
+        let dir = device.mounted_dir(&self.sysfs);
         if let Some(generation) = dir.and_then(|dir| generation_in(&dir)) {
             return generation;
         }

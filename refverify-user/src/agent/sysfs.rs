@@ -3,6 +3,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -34,6 +35,39 @@ pub(super) fn unstacked_devices() -> Vec<String> {
     let is_unstacked =
         |name: &String| names_in(&Path::new(BLOCK).join(name).join("holders")).is_empty();
     names_in(Path::new(BLOCK)).into_iter().filter(is_unstacked).collect()
+}
+
+/// The kernel's names of all devices that are stacked on one, directly or through others: those of
+/// device-mapper and md, and loop devices. A file system on it may be mounted by any of them.
+pub(super) fn stacked_on(kname: &str) -> Vec<String> {
+    let loops = loops_on_devices();
+    let mut stacked: Vec<String> = Vec::new();
+    let mut next = Some(kname.to_owned());
+    let mut looked_at = 0;
+    while let Some(below) = next {
+        let number = device_number(&below);
+        let on_it = loops.iter().filter(|(_, on)| number == Some(*on)).map(|(name, _)| name);
+        let holders = names_in(&Path::new(BLOCK).join(&below).join("holders"));
+        for above in holders.iter().chain(on_it) {
+            if above != kname && !stacked.contains(above) {
+                stacked.push(above.clone());
+            }
+        }
+        next = stacked.get(looked_at).cloned();
+        looked_at += 1;
+    }
+    stacked
+}
+
+/// Loop devices that are not on a file but on another device: name, and that device's number.
+fn loops_on_devices() -> Vec<(String, u64)> {
+    let names = names_in(Path::new(BLOCK)).into_iter().filter(|name| name.starts_with("loop"));
+    let on_device = |name: String| {
+        let file = Path::new(BLOCK).join(&name).join("loop/backing_file");
+        let below = fs::metadata(fs::read_to_string(file).ok()?.trim_end()).ok()?;
+        (below.rdev() != 0).then_some((name, below.rdev()))
+    };
+    names.filter_map(on_device).collect()
 }
 
 fn names_in(dir: &Path) -> Vec<String> {

@@ -95,6 +95,7 @@ fn slot(notice: &Notice) -> Option<FsSlot> {
         | Notice::Blind { fs, .. }
         | Notice::OutOfOrder { fs, .. }
         | Notice::Aborted { fs, .. }
+        | Notice::Undone { fs, .. }
         | Notice::GaveUp { fs, .. }
         | Notice::MirrorFailed { fs, .. }
         | Notice::Refused { fs, .. }

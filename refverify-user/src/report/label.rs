@@ -79,6 +79,9 @@ impl Label {
             Notice::Aborted { .. } => {
                 Self::new("aborted", uuid!("ec3925d824ec4ec4aa711952268c1b5e"), Priority::Warning)
             }
+            Notice::Undone { .. } => {
+                Self::new("undone", uuid!("743f4d51623e43538876ea64861dcd07"), Priority::Warning)
+            }
             Notice::GaveUp { what, .. } => {
                 let priority = match what {
                     GaveUp::Everything { .. } => Priority::Warning,

@@ -3,9 +3,13 @@
 use std::fmt::Write;
 
 use super::{
-    journal::Delivery, lifecycle::lost, printable::Printable, sentence::counted, watched::Watched,
+    journal::Delivery,
+    lifecycle::{blind_words, lost},
+    printable::Printable,
+    sentence::counted,
+    watched::Watched,
 };
-use crate::verify::{Coverage, Span, Summary};
+use crate::verify::{BlindSpan, Coverage, FsState, Span, Summary};
 
 /// The summary, several lines, ending in a line break.
 pub(super) fn text(summary: &Summary, watched: &Watched, delivery: Option<Delivery>) -> String {
@@ -59,7 +63,16 @@ fn coverage(out: &mut String, fs: &Coverage, given: &str) {
     let state = fs.state.name();
     let _ = writeln!(out, "{given}: device {device}, fsid {fsid}, {state} at the end");
     let _ = writeln!(out, "  transactions verified: {}", spans(&fs.verified));
-    let _ = writeln!(out, "  transactions not verified: {}", spans(&fs.blind));
+    if fs.blind.is_empty() {
+        let _ = writeln!(out, "  transactions not verified: none");
+    }
+    for BlindSpan { span: which, cause, then } in &fs.blind {
+        let (which, why, end) = (span(which), blind_words(cause), blind_end(*then));
+        let _ = writeln!(out, "  transactions not verified: {which} ({why}; {end})");
+    }
+    if !fs.undone.is_empty() {
+        let _ = writeln!(out, "  transactions that never reached the disk: {}", spans(&fs.undone));
+    }
     let _ = writeln!(
         out,
         "  events: {} seen, {} judged, {} on disk already, {} withdrawn (failed calls)",
@@ -75,6 +88,17 @@ fn coverage(out: &mut String, fs: &Coverage, given: &str) {
     let histories = since(fs.histories_given_up);
     let freed = since(fs.freed_given_up);
     let _ = writeln!(out, "  remembered: actions since {histories}, freed extents since {freed}");
+}
+
+/// What made blindness end.
+const fn blind_end(then: FsState) -> &'static str {
+    match then {
+        FsState::Live => "until the tree had been read again",
+        FsState::Unmounted => "until the unmount",
+        FsState::Aborted => "until the kernel aborted a transaction",
+        FsState::Refused => "until it was refused",
+        FsState::Seeding | FsState::Blind => "until the end",
+    }
 }
 
 /// From where on all is known.

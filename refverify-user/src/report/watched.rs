@@ -58,12 +58,16 @@ impl Watched {
                 };
                 self.names = hello.devices.iter().map(name).collect();
             }
-            Notice::Seeding { fs, fsid, .. } => {
-                if let Some(name) = self.names.get_mut(fs.0 as usize) {
-                    name.fsid = Some(*fsid);
-                }
-            }
+            // Another file system may have been made there since; what it is was not read yet.
+            Notice::Mounted { fs, .. } => self.set_fsid(*fs, None),
+            Notice::Seeding { fs, fsid, .. } => self.set_fsid(*fs, Some(*fsid)),
             _ => {}
+        }
+    }
+
+    fn set_fsid(&mut self, fs: FsSlot, fsid: Option<Uuid>) {
+        if let Some(name) = self.names.get_mut(fs.0 as usize) {
+            name.fsid = fsid;
         }
     }
 

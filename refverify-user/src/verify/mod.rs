@@ -27,6 +27,6 @@ mod testing;
 
 pub use audit::AuditConfig;
 pub use finding::{ActionRecord, Cause, ExtentDump, Finding, FindingKind, Symbols};
-pub use notice::{Coverage, FsState, GaveUp, Notice, Span, Summary};
+pub use notice::{BlindCause, BlindSpan, Coverage, FsState, GaveUp, Notice, Span, Summary};
 pub use order::Disorder;
 pub use verifier::{Outbox, Share, Verifier, VerifierConfig};

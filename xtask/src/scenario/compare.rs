@@ -55,7 +55,11 @@ pub(crate) struct Raw {
 
 /// Reads a device whose file system is frozen or unmounted.
 pub(crate) fn read_disk(device: &Path) -> Result<OnDisk> {
-    let Raw { generation, node_len_bytes, dump } = read_raw(device)?;
+    read_disk_by(Path::new("btrfs"), device)
+}
+
+fn read_disk_by(btrfs: &Path, device: &Path) -> Result<OnDisk> {
+    let Raw { generation, node_len_bytes, dump } = read_raw_by(btrfs, device)?;
     Ok(OnDisk { generation, extents: oracle::parse_dump_tree(&dump, node_len_bytes)? })
 }
 
@@ -69,16 +73,21 @@ pub(crate) fn parse_raw(text: &str) -> Result<OnDisk> {
 
 /// The same, not taken apart.
 pub(crate) fn read_raw(device: &Path) -> Result<Raw> {
+    read_raw_by(Path::new("btrfs"), device)
+}
+
+fn read_raw_by(btrfs: &Path, device: &Path) -> Result<Raw> {
+    let btrfs = btrfs.to_str().context("a program's path is not UTF-8")?;
     let name = device.to_str().context("a device's name is not UTF-8")?;
     flush(device)?;
     let Superblock { generation, node_len_bytes } = superblock(device)?;
-    let dump = run("btrfs", &["inspect-internal", "dump-tree", "-t", "extent", name])?;
+    let dump = run(btrfs, &["inspect-internal", "dump-tree", "-t", "extent", name])?;
     Ok(Raw { generation, node_len_bytes, dump })
 }
 
 /// Empties the page cache of a device, past which the kernel writes, and through which all readers
 /// here go.
-fn flush(device: &Path) -> Result<()> {
+pub(crate) fn flush(device: &Path) -> Result<()> {
     let name = device.to_str().context("a device's name is not UTF-8")?;
     run("blockdev", &["--flushbufs", name]).map(drop)
 }
@@ -119,7 +128,12 @@ pub(crate) fn is_zoned(device: &Path) -> bool {
 
 /// Compares while the caller keeps the file system frozen. Gives the number of extents.
 pub(crate) fn compare(scratch: &Scratch, monitor: &mut Monitor) -> Result<usize> {
-    let ledger = oracle::parse_ledger(&monitor.dump_ledger()?)?;
+    compare_nth(scratch, monitor, 0)
+}
+
+/// The same of the file system with that place in the monitor's command line.
+pub(crate) fn compare_nth(scratch: &Scratch, monitor: &mut Monitor, slot: usize) -> Result<usize> {
+    let ledger = oracle::parse_ledger_of(&monitor.dump_ledger()?, slot)?;
     ensure!(
         ledger.state == "live",
         "the ledger's state is {}; the monitor said: {:?}",
@@ -135,11 +149,12 @@ pub(crate) fn compare_if_live(scratch: &Scratch, monitor: &mut Monitor) -> Resul
     if ledger.state == "live" { compare_with(&ledger, scratch).map(Some) } else { Ok(None) }
 }
 
-fn compare_with(ledger: &Ledger, scratch: &Scratch) -> Result<usize> {
+/// Compares a ledger that was dumped while nothing changed.
+pub(crate) fn compare_with(ledger: &Ledger, scratch: &Scratch) -> Result<usize> {
     for device in scratch.devices() {
         flush(device)?;
     }
-    let disk = read_disk(&scratch.device)?;
+    let disk = read_disk_by(&scratch.btrfs, &scratch.device)?;
     ensure!(
         ledger.generation == disk.generation,
         "the ledger's generation is {}, the superblock's {}",

@@ -16,14 +16,17 @@ mod changed_on_disk;
 mod compare;
 mod corpus;
 mod demo;
+mod failure;
 mod field;
 mod hello;
 mod honest;
 mod journal;
+mod life;
 mod loss;
 mod monitor;
 mod oracle;
 mod planted;
+mod progs;
 mod replay;
 mod scratch;
 mod soak;
@@ -55,8 +58,13 @@ pub(crate) struct Scenario {
     pub(crate) run: fn(&Place) -> Result<Outcome>,
 }
 
-/// All of them.
-pub(crate) const SCENARIOS: [Scenario; 30] = [
+/// All of them, in the order in which they are run.
+pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
+    [SCENARIOS, life::SCENARIOS, failure::SCENARIOS].into_iter().flatten()
+}
+
+/// Those that have no room of their own.
+const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -104,6 +112,12 @@ pub(crate) const SCENARIOS: [Scenario; 30] = [
         about: "the same after a device has joined, by which the kernel then names it",
         tested: Tested::HereOnly,
         run: honest::on_a_new_device,
+    },
+    Scenario {
+        name: "clone",
+        about: "the same on a clone of a mounted file system, under a temporary fsid",
+        tested: Tested::HereOnly,
+        run: honest::on_a_clone,
     },
     Scenario {
         name: "zoned",
@@ -264,6 +278,11 @@ impl Place {
         })
     }
 
+    /// The same, with a directory of its own.
+    pub(crate) fn another(&self) -> Result<Self> {
+        Self::new(self.monitor.clone(), self.device.clone(), self.minutes)
+    }
+
     /// Whether there is one disk, and no other: in a VM.
     pub(crate) fn has_device(&self) -> bool {
         self.device.is_some()
@@ -277,15 +296,14 @@ impl Place {
 
 /// The scenario of that name.
 pub(crate) fn find(name: &str) -> Result<&'static Scenario> {
-    SCENARIOS
-        .iter()
+    all()
         .find(|scenario| scenario.name == name)
         .with_context(|| format!("no scenario {name}; `cargo xtask vm 6.1 list` names them"))
 }
 
 /// Prints them.
 pub(crate) fn list() {
-    for scenario in &SCENARIOS {
+    for scenario in all() {
         println!("{:16} {}", scenario.name, scenario.about);
     }
 }

@@ -153,11 +153,17 @@ fn number(word: &str) -> Result<u64> {
 
 /// Parses the first file system of the monitor's ledger dump.
 pub(crate) fn parse_ledger(text: &str) -> Result<Ledger> {
+    parse_ledger_of(text, 0)
+}
+
+/// The same of the file system with that place in the command line.
+pub(crate) fn parse_ledger_of(text: &str, slot: usize) -> Result<Ledger> {
     ensure!(text.lines().last() == Some("end"), "the ledger's dump is cut off");
-    let mut lines = text.lines();
+    let begin = format!("fs {slot} ");
+    let mut lines = text.lines().skip_while(|line| !line.starts_with(&begin));
     let header = words(lines.next().unwrap_or_default());
-    let ["fs", "0", "device", _, "state", state, "generation", generation] = header[..] else {
-        bail!("the ledger's dump begins with: {header:?}");
+    let ["fs", _, "device", _, "state", state, "generation", generation] = header[..] else {
+        bail!("file system {slot} begins in the ledger's dump with: {header:?}");
     };
     let mut ledger = Ledger {
         state: state.to_owned(),

@@ -17,22 +17,37 @@ use crate::command::run;
 pub(crate) struct Scratch {
     /// The block device.
     pub(crate) device: PathBuf,
-    /// The second device of a file system of two.
-    second: Option<PathBuf>,
+    /// The other devices of a file system of several.
+    pub(crate) others: Vec<PathBuf>,
+    /// The program that shows what is on it.
+    pub(crate) btrfs: PathBuf,
     /// Where the file system is mounted, when it is.
     pub(crate) mount_point: PathBuf,
     mounted: bool,
-    is_loop: bool,
+    /// Loop devices of ours, to be detached.
+    loops: Vec<PathBuf>,
 }
 
 impl Scratch {
     /// An empty device of `len_bytes` (a VM's disk has its own length).
     pub(crate) fn new(place: &Place, len_bytes: u64) -> Result<Self> {
-        if let Some(device) = &place.device {
-            return Self::on(place, device);
+        match &place.device {
+            Some(device) => Self::on(place, device),
+            None => Self::named(place, "scratch", len_bytes),
         }
-        let mut scratch = Self::on(place, &loop_device(&place.dir().join("image"), len_bytes)?)?;
-        scratch.is_loop = true;
+    }
+
+    /// A loop device of `len_bytes`, of which there can be several, each with a mount point of its
+    /// own.
+    pub(crate) fn named(place: &Place, name: &str, len_bytes: u64) -> Result<Self> {
+        Self::of_loop(place, loop_device(&place.dir().join(name), len_bytes)?, name)
+    }
+
+    fn of_loop(place: &Place, device: PathBuf, name: &str) -> Result<Self> {
+        let mut scratch = Self::on(place, &device)?;
+        scratch.loops.push(device);
+        scratch.mount_point = place.dir().join(format!("{name}-mnt"));
+        fs::create_dir_all(&scratch.mount_point)?;
         Ok(scratch)
     }
 
@@ -41,7 +56,14 @@ impl Scratch {
         let mount_point = place.dir().join("mnt");
         fs::create_dir_all(&mount_point)?;
         let device = device.to_owned();
-        Ok(Self { device, second: None, mount_point, mounted: false, is_loop: false })
+        Ok(Self {
+            device,
+            others: Vec::new(),
+            btrfs: PathBuf::from("btrfs"),
+            mount_point,
+            mounted: false,
+            loops: Vec::new(),
+        })
     }
 
     /// Two empty devices of `len_bytes` each; `None` in a VM, which has one disk.
@@ -50,14 +72,36 @@ impl Scratch {
             return Ok(None);
         }
         let mut scratch = Self::new(place, len_bytes)?;
-        scratch.second = Some(loop_device(&place.dir().join("second-image"), len_bytes)?);
+        let second = scratch.add_loop(place, "second", len_bytes)?;
+        scratch.others.push(second);
         Ok(Some(scratch))
+    }
+
+    /// A copy with the same fsid, unmounted, to be mounted elsewhere; not of a VM's disk.
+    pub(crate) fn copied(&self, place: &Place) -> Result<Self> {
+        let image = place.dir().join("copied");
+        run("blockdev", &["--flushbufs", self.device_name()])?;
+        run("cp", &["--sparse=always", text(&place.dir().join("scratch"))?, text(&image)?])?;
+        Self::of_loop(place, attach(&image)?, "copied")
+    }
+
+    /// One more loop device of a new image, not yet of the file system; detached with the others.
+    pub(crate) fn add_loop(
+        &mut self,
+        place: &Place,
+        name: &str,
+        len_bytes: u64,
+    ) -> Result<PathBuf> {
+        let device = loop_device(&place.dir().join(name), len_bytes)?;
+        self.loops.push(device.clone());
+        Ok(device)
     }
 
     /// Gives the place of the first device, and its number in the file system, to a new one.
     pub(crate) fn replace_first(&mut self, place: &Place, len_bytes: u64) -> Result<()> {
-        let new = loop_device(&place.dir().join("new-image"), len_bytes)?;
+        let new = self.add_loop(place, "new-image", len_bytes)?;
         let old = std::mem::replace(&mut self.device, new);
+        self.loops.retain(|device| *device != old);
         let old = old.to_str().context("device names are ASCII")?;
         let args = ["replace", "start", "-B", "-f", old, self.device_name(), self.mount_name()];
         run("btrfs", &args)?;
@@ -66,7 +110,7 @@ impl Scratch {
 
     /// All its devices.
     pub(crate) fn devices(&self) -> impl Iterator<Item = &Path> {
-        std::iter::once(&self.device).chain(&self.second).map(PathBuf::as_path)
+        std::iter::once(&self.device).chain(&self.others).map(PathBuf::as_path)
     }
 
     /// The device's path as text.
@@ -82,7 +126,7 @@ impl Scratch {
     /// Makes a file system: metadata twice (DUP; RAID1 on two devices), crc32c; `options` are
     /// added.
     pub(crate) fn mkfs(&self, options: &[&str]) -> Result<()> {
-        let metadata = if self.second.is_some() { "raid1" } else { "dup" };
+        let metadata = if self.others.is_empty() { "dup" } else { "raid1" };
         let mut args = vec!["-q", "-f", "-m", metadata, "-d", "single"];
         args.extend(options);
         args.extend(self.devices().map(|device| device.to_str().expect("device names are ASCII")));
@@ -91,17 +135,29 @@ impl Scratch {
 
     /// Mounts it. A commit every two seconds: generations pass quickly in a test.
     pub(crate) fn mount(&mut self) -> Result<()> {
+        self.mount_with("")
+    }
+
+    /// The same, with more options.
+    pub(crate) fn mount_with(&mut self, options: &str) -> Result<()> {
         if self.mounted {
             bail!("{} is mounted already", self.device_name());
         }
-        // The kernel is told of the other device here: there is no udev in a container.
-        let second = self.second.iter().map(|device| format!(",device={}", device.display()));
-        let options = CString::new(format!("commit=2{}", second.collect::<String>()))?;
+        let mut all = vec!["commit=2".to_owned()];
+        // The kernel is told of the other devices here: there is no udev in a container.
+        all.extend(self.others.iter().map(|device| format!("device={}", device.display())));
+        all.extend(options.split_terminator(',').map(str::to_owned));
+        let options = CString::new(all.join(","))?;
         let options = Some(options.as_c_str());
         mount(&self.device, &self.mount_point, "btrfs", MountFlags::empty(), options)
             .with_context(|| format!("cannot mount {}", self.device_name()))?;
         self.mounted = true;
         Ok(())
+    }
+
+    /// Whether it is mounted.
+    pub(crate) fn is_mounted(&self) -> bool {
+        self.mounted
     }
 
     /// Unmounts it.
@@ -128,10 +184,8 @@ impl Drop for Scratch {
         if self.mounted {
             let _ = unmount(&self.mount_point, UnmountFlags::DETACH);
         }
-        if self.is_loop {
-            for device in self.devices().filter_map(Path::to_str) {
-                let _ = run("losetup", &["--detach", device]);
-            }
+        for device in self.loops.iter().filter_map(|device| device.to_str()) {
+            let _ = run("losetup", &["--detach", device]);
         }
     }
 }
@@ -139,7 +193,14 @@ impl Drop for Scratch {
 /// A loop device of a new sparse file.
 fn loop_device(image: &Path, len_bytes: u64) -> Result<PathBuf> {
     File::create(image)?.set_len(len_bytes)?;
-    let image = image.to_str().context("the working directory's path is not UTF-8")?;
-    let device = run("losetup", &["--find", "--show", image])?;
+    attach(image)
+}
+
+fn attach(image: &Path) -> Result<PathBuf> {
+    let device = run("losetup", &["--find", "--show", text(image)?])?;
     Ok(PathBuf::from(device.trim()))
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("the working directory's path is not UTF-8")
 }

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::{
     build,
-    scenario::{SCENARIOS, Scenario, Tested},
+    scenario::{self, Scenario, Tested},
     setup,
     vm::{self, Vm},
 };
@@ -62,7 +62,7 @@ fn scenarios(tally: &mut Tally) {
     let vms: Vec<_> =
         vm::LINES.iter().map(|line| (line.name, prepare(line.name, &xtask, &monitor))).collect();
     println!("\n== scenarios, on this machine's kernel and in VMs with Debian's");
-    let here = SCENARIOS.iter().filter(|scenario| scenario.tested != Tested::No).map(|scenario| {
+    let here = scenario::all().filter(|scenario| scenario.tested != Tested::No).map(|scenario| {
         Test::new(format!("{} here", scenario.name), || live::run(scenario, &monitor))
     });
     let in_vms = vms.iter().flat_map(|(line, vm)| {
@@ -75,7 +75,7 @@ fn scenarios(tally: &mut Tally) {
 
 /// The scenarios that every kernel is tested by.
 fn everywhere() -> impl Iterator<Item = &'static Scenario> {
-    SCENARIOS.iter().filter(|scenario| scenario.tested == Tested::Everywhere)
+    scenario::all().filter(|scenario| scenario.tested == Tested::Everywhere)
 }
 
 /// A VM with that line's kernel, or why there is none.

@@ -14,10 +14,10 @@ use super::{
 };
 use crate::{
     feed::{FsSlot, Hello, HookMode, Loss, LossSource},
-    verify::{Disorder, GaveUp, Notice},
+    verify::{BlindCause, Disorder, GaveUp, Notice},
 };
 use finding::FindingBody;
-use summary::SummaryBody;
+use summary::{SpanBody, SummaryBody};
 
 pub(super) mod finding;
 mod summary;
@@ -58,6 +58,7 @@ enum Body {
     Blind(BlindBody),
     OutOfOrder(OutOfOrderBody),
     Aborted(AbortedBody),
+    Undone(UndoneBody),
     GaveUp(GaveUpBody),
     MirrorFailed(MirrorFailedBody),
     Refused(RefusedBody),
@@ -117,7 +118,11 @@ struct BlindBody {
     #[serde(flatten)]
     fs: FileSystemBody,
     source: &'static str,
-    events_lost: u64,
+    /// Where events were lost.
+    events_lost: Option<u64>,
+    /// Where writes are dropped: the commit that is not on disk, and what is.
+    signalled: Option<u64>,
+    on_disk: Option<u64>,
     verified_upto: u64,
 }
 
@@ -128,6 +133,16 @@ struct OutOfOrderBody {
     what: &'static str,
     transid: u64,
     after: u64,
+}
+
+#[derive(Serialize)]
+struct UndoneBody {
+    #[serde(flatten)]
+    fs: FileSystemBody,
+    on_disk: u64,
+    #[serde(flatten)]
+    undone: SpanBody,
+    findings: u64,
 }
 
 #[derive(Serialize)]
@@ -196,11 +211,14 @@ fn body(notice: &Notice, watched: &Watched, delivery: Option<Delivery>) -> Optio
             let name = watched.name(finding.fs);
             Body::Finding(Box::new(FindingBody::new(finding, name)))
         }
-        Notice::Blind { fs: slot, loss, verified_upto } => Body::Blind(BlindBody {
+        Notice::Blind { fs: slot, cause, verified_upto } => {
+            Body::Blind(BlindBody::new(fs(slot), cause, *verified_upto))
+        }
+        Notice::Undone { fs: slot, on_disk, undone, findings } => Body::Undone(UndoneBody {
             fs: fs(slot),
-            source: loss_source(loss),
-            events_lost: loss.count,
-            verified_upto: *verified_upto,
+            on_disk: *on_disk,
+            undone: undone.into(),
+            findings: *findings,
         }),
         Notice::OutOfOrder { fs: slot, disorder } => {
             Body::OutOfOrder(OutOfOrderBody::new(fs(slot), *disorder))
@@ -234,6 +252,20 @@ impl OutOfOrderBody {
     }
 }
 
+impl BlindBody {
+    fn new(fs: FileSystemBody, cause: &BlindCause, verified_upto: u64) -> Self {
+        let (events_lost, signalled, on_disk) = match *cause {
+            BlindCause::Lost(loss) => (Some(loss.count), None, None),
+            BlindCause::WritesDropped { signalled, on_disk } => {
+                (None, Some(signalled), Some(on_disk))
+            }
+            BlindCause::NoSuperblock => (None, None, None),
+        };
+        let source = blind_source(cause);
+        Self { fs, source, events_lost, signalled, on_disk, verified_upto }
+    }
+}
+
 impl GaveUpBody {
     fn new(fs: FileSystemBody, what: GaveUp) -> Self {
         let (what, upto, in_use_bytes) = match what {
@@ -263,6 +295,14 @@ impl From<&Hello> for StartBody {
 impl From<Name> for FileSystemBody {
     fn from(name: Name) -> Self {
         Self { device: name.device, fsid: name.fsid.as_ref().map(Uuid::to_string) }
+    }
+}
+
+fn blind_source(cause: &BlindCause) -> &'static str {
+    match cause {
+        BlindCause::Lost(loss) => loss_source(loss),
+        BlindCause::WritesDropped { .. } => "writes_dropped",
+        BlindCause::NoSuperblock => "no_superblock",
     }
 }
 

@@ -100,6 +100,7 @@ impl FileSystem {
         if let Change::Ref { bytenr, .. } = event.change {
             self.distrust(bytenr, event.transid);
         }
+        *self.found_in.entry(event.transid).or_insert(0) += 1;
         gate.hold(Finding {
             kind: violation.kind,
             fs: self.slot,

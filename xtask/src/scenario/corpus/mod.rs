@@ -17,6 +17,7 @@ use super::{
     Outcome, Place,
     compare::superblock,
     oracle::{self, Extents},
+    progs::Progs,
 };
 use crate::command::{finish, run};
 
@@ -24,12 +25,10 @@ mod cases;
 mod damage;
 mod file_system;
 mod fill;
-mod progs;
 
 use cases::{CASES, Case, Making};
 use damage::Damage;
 use file_system::{FileSystem, text};
-use progs::Progs;
 
 /// Length of each device: a balance needs room.
 const DEVICE_LEN: u64 = 3 << 30;

@@ -38,14 +38,14 @@ const PACKAGES: [&str; 11] = [
 const LIMIT: Duration = Duration::from_mins(5);
 
 /// The unpacked programs.
-pub(super) struct Progs {
+pub(crate) struct Progs {
     /// Holds one script for each program, by its own name.
     dir: PathBuf,
 }
 
 impl Progs {
     /// Fetches what is missing; `dir` is for the scripts.
-    pub(super) fn fetch(dir: &Path) -> Result<Self> {
+    pub(crate) fn fetch(dir: &Path) -> Result<Self> {
         let roots = vm::unpacked_packages(LINE, &PACKAGES)?;
         let libraries: Vec<String> = roots
             .iter()
@@ -71,13 +71,18 @@ impl Progs {
         Ok(Self { dir })
     }
 
+    /// The `btrfs` among them.
+    pub(crate) fn btrfs(&self) -> PathBuf {
+        self.dir.join("btrfs")
+    }
+
     /// Runs one of them; what it printed.
-    pub(super) fn run(&self, program: &str, args: &[&str]) -> Result<String> {
+    pub(crate) fn run(&self, program: &str, args: &[&str]) -> Result<String> {
         output(Command::new(self.dir.join(program)).args(args), LIMIT)
     }
 
     /// The same, whose failure is an answer too: what it said.
-    pub(super) fn try_run(&self, program: &str, args: &[&str]) -> Result<Result<String, String>> {
+    pub(crate) fn try_run(&self, program: &str, args: &[&str]) -> Result<Result<String, String>> {
         let done = finish(Command::new(self.dir.join(program)).args(args), LIMIT)?;
         let failed = || done.stderr.trim().replace('\n', "; ");
         Ok(if done.status.success() { Ok(done.stdout.clone()) } else { Err(failed()) })

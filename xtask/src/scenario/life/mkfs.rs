@@ -1,0 +1,69 @@
+//! As a test suite works: make a file system, mount, work, unmount; again and again on the same
+//! device, with one monitor throughout.
+
+use std::{collections::BTreeSet, fs};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Outcome, Place, Watched, churn::churn};
+
+/// How often.
+const TIMES: u64 = 100;
+
+/// Each such time ledger and disk are compared.
+const COMPARED: u64 = 10;
+
+/// From here on the monitor has met everything once, and may not grow any more.
+const SETTLED: u64 = 30;
+
+/// What its memory may grow by from then on: the allocator's own play.
+const PLAY_KIB: u64 = 4 << 10;
+
+pub(super) fn run(place: &Place) -> Result<Outcome> {
+    let mut watched = Watched::new(place, 1 << 30, &[])?;
+    let mut settled = None;
+    let mut fsids = BTreeSet::new();
+    for time in 1..=TIMES {
+        watched.scratch.mkfs(&[])?;
+        let compared = time % COMPARED == 0;
+        if compared {
+            watched.mount("")?
+        } else {
+            watched.scratch.mount()?
+        }
+        churn(&watched.scratch.mount_point, time)?;
+        if compared {
+            watched.expect_equal(&format!("file system {time} of {TIMES}"))?;
+            let last = watched.said("seeded").pop().context("it was not read")?;
+            fsids.insert(last["fsid"].to_string());
+        }
+        watched.scratch.unmount()?;
+        if time == SETTLED {
+            settled = Some(Used::by(watched.monitor.pid())?);
+        }
+    }
+    watched.monitor.wait_for_nth("unmounted", usize::try_from(TIMES)?)?;
+    let (before, after) = (settled.context("too few times")?, Used::by(watched.monitor.pid())?);
+    println!("memory and descriptors: {before:?} after {SETTLED}, {after:?} after {TIMES}");
+    ensure!(after.descriptors <= before.descriptors, "descriptors are left open");
+    ensure!(after.memory_kib <= before.memory_kib + PLAY_KIB, "its memory grows");
+    ensure!(fsids.len() as u64 == TIMES / COMPARED, "not each was a new one: {fsids:?}");
+    watched.end()
+}
+
+/// What a process holds.
+#[derive(Debug)]
+struct Used {
+    memory_kib: u64,
+    descriptors: usize,
+}
+
+impl Used {
+    fn by(pid: u32) -> Result<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let memory = memory.and_then(|it| it.trim().strip_suffix(" kB")).context("no VmRSS")?;
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+        Ok(Self { memory_kib: memory.trim().parse()?, descriptors })
+    }
+}
