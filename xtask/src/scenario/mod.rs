@@ -11,6 +11,7 @@ mod attach_guest;
 mod bench_attach;
 mod bench_path;
 mod bench_reader;
+mod bench_resync;
 mod cannot_start;
 mod changed_on_disk;
 mod compare;
@@ -244,6 +245,12 @@ const SCENARIOS: &[Scenario] = &[
         about: "how fast an extent tree is read, beside others, as a table",
         tested: Tested::No,
         run: bench_reader::run,
+    },
+    Scenario {
+        name: "bench-resync",
+        about: "what it costs to be exact again after a loss, as a table",
+        tested: Tested::No,
+        run: bench_resync::run,
     },
     Scenario {
         name: "bench-attach",
