@@ -135,7 +135,7 @@ fn main() {
 
 fn record(what: &str, messages: &[ToVerifier], count: u64) {
     let start = Instant::now();
-    let mut recorder = Recorder::new(Vec::new(), None).unwrap();
+    let mut recorder = Recorder::new(Vec::new(), None, None).unwrap();
     for message in messages {
         recorder.record(message).unwrap();
     }

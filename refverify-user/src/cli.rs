@@ -95,11 +95,9 @@ pub struct Watch {
     #[command(flatten)]
     pub memory: Memory,
 
-    /// Compare what commits put on disk with what the changes lead to, every so many seconds, or
-    /// at every commit. Only what has changed is read.
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
-    #[arg(default_missing_value = "0", conflicts_with = "record", value_parser = seconds)]
-    pub audit: Option<u64>,
+    /// Whether to audit.
+    #[command(flatten)]
+    pub audits: Audits,
 
     /// Record everything that is seen in a new file, for replay and explain. It holds metadata
     /// of the file systems and is readable by its owner only.
@@ -144,6 +142,10 @@ pub struct Probes {
     /// Size of the buffer between kernel and monitor, in MiB; a power of two.
     #[arg(long, value_name = "N", default_value = RING_MIB_DEFAULT, value_parser = ring_mib)]
     pub ring_mib: u32,
+
+    /// Read no more than so many bytes a second of all devices together; K, M and G are allowed.
+    #[arg(long, value_name = "RATE", value_parser = size)]
+    pub io_limit: Option<u64>,
 }
 
 /// How much to remember.
@@ -157,6 +159,16 @@ pub struct Memory {
     /// oldest actions are given up, then which extents were freed, never an extent in use.
     #[arg(long = "memory", value_name = "SIZE", default_value = "2G", value_parser = size)]
     pub bytes: u64,
+}
+
+/// Whether to compare what is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
+pub struct Audits {
+    /// Compare what commits put on disk with what the changes lead to, every so many seconds, or
+    /// at every commit. Only what has changed is read.
+    #[arg(long = "audit", value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "0", value_parser = seconds)]
+    pub seconds: Option<u32>,
 }
 
 /// What to read once.
@@ -243,6 +255,10 @@ pub struct Attach {
     /// How much to remember, of each guest.
     #[command(flatten)]
     pub memory: Memory,
+
+    /// Whether to audit.
+    #[command(flatten)]
+    pub audits: Audits,
 
     /// Record everything that is seen in a new file; of several guests each has its own, with
     /// .NAME at the end.
@@ -343,7 +359,7 @@ fn size(text: &str) -> Result<u64, String> {
     above_zero.ok_or_else(|| "not a number of bytes above 0, such as 512M or 4G".to_owned())
 }
 
-fn seconds(text: &str) -> Result<u64, String> {
+fn seconds(text: &str) -> Result<u32, String> {
     let parsed = text.parse().ok().filter(|n| *n <= 1_000_000);
     parsed.ok_or_else(|| "not a number up to 1000000".to_owned())
 }

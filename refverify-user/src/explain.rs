@@ -17,7 +17,7 @@ use crate::{
         recording::{End, Player, PlayerError},
     },
     report::Life,
-    verify::{Outbox, Verifier, VerifierConfig},
+    verify::{AuditConfig, Outbox, Verifier, VerifierConfig},
 };
 
 /// A recording cannot be explained.
@@ -56,7 +56,8 @@ pub fn open(path: &Path) -> Result<Player<BufReader<File>>, ExplainError> {
 pub fn explain(path: &Path, bytenr: u64, out: &mut impl Write) -> Result<End, ExplainError> {
     let mut life = Life::new(bytenr, names(open(path)?)?);
     let mut player = open(path)?;
-    let mut verifier = Verifier::new(VerifierConfig::default());
+    let audit = player.header().audit_seconds.map(AuditConfig::every);
+    let mut verifier = Verifier::new(VerifierConfig { audit, ..VerifierConfig::default() });
     let mut slots = 0;
     while let Some(message) = player.next_message()? {
         if let ToVerifier::Hello(hello) = &message {

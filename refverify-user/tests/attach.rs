@@ -180,8 +180,8 @@ fn garbage_is_named() {
 #[test]
 fn another_version_is_named() {
     let mut bytes = stream_of(&[]);
-    bytes[8] = 2;
-    assert_lost_and_no_more(&said(&bytes), "format version 2 cannot be read here, only version 1");
+    bytes[8] = 1;
+    assert_lost_and_no_more(&said(&bytes), "format version 1 cannot be read here, only version 2");
 }
 
 #[test]

@@ -105,12 +105,13 @@ fn a_guest_that_looks_like_an_option_is_refused() {
 
 #[test]
 fn attach_says_what_it_would_run() {
-    let output = monitor(&["attach", "--dry-run", "root@vm1", "vm2", "/dev/vdb"]);
+    let output =
+        monitor(&["attach", "--dry-run", "--io-limit", "2M", "root@vm1", "vm2", "/dev/vdb"]);
     assert!(output.status.success(), "{output:?}");
     let plan = String::from_utf8(output.stdout).unwrap();
     assert!(plan.contains("ssh -T -- root@vm1 "), "{plan}");
     assert!(plan.contains("ssh -T -- vm2 "), "{plan}");
-    assert_eq!(plan.matches("/dev/vdb").count(), 2, "{plan}");
+    assert_eq!(plan.matches("--io-limit=2097152").count(), 2, "{plan}");
 }
 
 #[test]

@@ -106,7 +106,8 @@ struct Running {
 
 impl Running {
     fn start(device: &Path, stacks: bool) -> Self {
-        let config = AgentConfig { devices: vec![device.to_owned()], stacks, ring_bytes: 16 << 20 };
+        let devices = vec![device.to_owned()];
+        let config = AgentConfig { devices, stacks, ring_bytes: 16 << 20, io_limit_bytes: None };
         let agent = Agent::start(config).unwrap_or_else(|error| panic!("{error}"));
         let (to_verifier, messages) = mpsc::channel(1024);
         let (requests, from_verifier) = mpsc::channel(1024);
@@ -384,6 +385,7 @@ fn privileged_a_ring_buffer_that_is_too_small_is_told_as_loss() {
         devices: vec![PathBuf::from(&scratch.device)],
         stacks: true,
         ring_bytes: 4096,
+        io_limit_bytes: None,
     };
     let agent = Agent::start(config).unwrap_or_else(|error| panic!("{error}"));
     // Nothing is drained while the work is done.

@@ -8,7 +8,7 @@ use refverify_user::feed::recording::{Player, Recorder};
 
 fuzz_target!(|data: &[u8]| {
     play(data);
-    let header = Recorder::new(Vec::new(), None).expect("memory is never full");
+    let header = Recorder::new(Vec::new(), None, None).expect("memory is never full");
     let mut file = header.finish().expect("memory is never full");
     // In place of the mark of the end, a block whose head and content are the fuzzer's.
     file.truncate(file.len() - HEAD_LEN);

@@ -98,6 +98,8 @@ pub struct AgentConfig {
     pub stacks: bool,
     /// The size of the ring buffer in bytes: a power of two, at least one page.
     pub ring_bytes: u32,
+    /// How many bytes a second may be read of all devices together.
+    pub io_limit_bytes: Option<u64>,
 }
 
 /// The agent cannot start.
@@ -171,11 +173,11 @@ impl Agent {
     ///
     /// If the machine or a device cannot be watched; each [`AgentError`] is one sentence.
     pub fn start(config: AgentConfig) -> Result<Self, AgentError> {
-        let AgentConfig { devices, stacks, ring_bytes } = config;
+        let AgentConfig { devices, stacks, ring_bytes, io_limit_bytes } = config;
         check_ring(ring_bytes)?;
         preflight::check()?;
         let devices = open_all(&devices)?;
-        let reads = Reads::new(None).map_err(AgentError::Reads)?;
+        let reads = Reads::new(io_limit_bytes).map_err(AgentError::Reads)?;
         let types = KernelTypes::of_running_kernel()?;
         let kernel_release = rustix::system::uname().release().to_string_lossy().into_owned();
         let mut symbols = Symbols::default();

@@ -66,7 +66,8 @@ fn outputs(asked: &Attach, guest: &Guest, guests: usize, output: &Output) -> Fal
     let mut reports = asked.reports.clone();
     reports.ledger_dump = own(&reports.ledger_dump);
     let reporter = output.reporter(&reports, Some(guest.name.clone()))?;
-    let recorder = recorder(own(&asked.record).as_deref(), Some(&guest.name))?;
+    let recorder =
+        recorder(own(&asked.record).as_deref(), Some(&guest.name), asked.audits.seconds)?;
     Ok((reporter, recorder))
 }
 
@@ -104,6 +105,7 @@ fn agent_words(asked: &Attach, guest: &Guest) -> Vec<String> {
     if asked.probes.no_stacks {
         words.push("--no-stacks".to_owned());
     }
+    words.extend(asked.probes.io_limit.map(|bytes| format!("--io-limit={bytes}")));
     words.push("--".to_owned());
     words.extend(guest.devices.iter().cloned());
     words
@@ -165,7 +167,7 @@ fn watch_guest(
                         memory_max_bytes: asked.memory.bytes,
                         waiting_max: WAITING_MAX,
                     }),
-                    ..verifier_config(&asked.reports, asked.memory)
+                    ..verifier_config(&asked.reports, asked.memory, asked.audits.seconds)
                 }),
                 reporter,
                 stops: Stops::default(),

@@ -13,7 +13,7 @@ use refverify_user::{
     agent::AgentConfig,
     cli::{Memory, OnViolation, Probes, Reports},
     feed::recording::{Recorder, create_file},
-    verify::{VerifierConfig, ledger::Limits},
+    verify::{AuditConfig, VerifierConfig, ledger::Limits},
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -36,20 +36,34 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-fn verifier_config(reports: &Reports, memory: Memory) -> VerifierConfig {
+fn verifier_config(
+    reports: &Reports,
+    memory: Memory,
+    audit_seconds: Option<u32>,
+) -> VerifierConfig {
     VerifierConfig {
         stop_on_violation: reports.on_violation == OnViolation::Stop,
         limits: Limits::new(memory.bytes, memory.history),
+        audit: audit_seconds.map(AuditConfig::every),
         cores: available_parallelism().map_or(1, NonZero::get).min(CORES_MAX),
         ..VerifierConfig::default()
     }
 }
 
 fn agent_config(probes: &Probes, devices: Vec<PathBuf>) -> AgentConfig {
-    AgentConfig { ring_bytes: probes.ring_bytes(), stacks: !probes.no_stacks, devices }
+    AgentConfig {
+        devices,
+        stacks: !probes.no_stacks,
+        ring_bytes: probes.ring_bytes(),
+        io_limit_bytes: probes.io_limit,
+    }
 }
 
-fn recorder(path: Option<&Path>, vm: Option<&str>) -> Fallible<Option<Recorder<File>>> {
+fn recorder(
+    path: Option<&Path>,
+    vm: Option<&str>,
+    audit_seconds: Option<u32>,
+) -> Fallible<Option<Recorder<File>>> {
     let Some(path) = path else { return Ok(None) };
-    Ok(Some(Recorder::new(create_file(path)?, vm)?))
+    Ok(Some(Recorder::new(create_file(path)?, vm, audit_seconds)?))
 }

@@ -31,7 +31,8 @@ pub(crate) fn replay(asked: &Replay) -> Fallible<u8> {
     let runtime = runtime()?;
     let signals = Signals::new(&runtime, &asked.reports)?;
     let reporter = output.reporter(&asked.reports, player.header().vm.clone())?;
-    let mut verifier = Verifier::new(verifier_config(&asked.reports, asked.memory));
+    let audit = player.header().audit_seconds;
+    let mut verifier = Verifier::new(verifier_config(&asked.reports, asked.memory, audit));
     let status = runtime.block_on(async {
         let (to_verifier, from_agent) = mpsc::channel(MESSAGES_MAX);
         let (to_agent, from_verifier) = mpsc::channel(1);

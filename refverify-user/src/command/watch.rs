@@ -14,7 +14,7 @@ use refverify_user::{
     feed::{Namer, Tee},
     run::{Link, Stop},
     session::{EXIT_SETUP, MESSAGES_MAX, Stops, judge},
-    verify::{AuditConfig, Verifier, VerifierConfig},
+    verify::Verifier,
 };
 use tokio::sync::mpsc;
 
@@ -29,12 +29,10 @@ pub(crate) fn watch(watch: Watch) -> Fallible<u8> {
     let runtime = runtime()?;
     let signals = Signals::new(&runtime, &watch.reports)?;
     let agent = Agent::start(agent_config(&watch.probes, watch.devices))?;
-    let recorder = recorder(watch.record.as_deref(), None)?;
+    let recorder = recorder(watch.record.as_deref(), None, watch.audits.seconds)?;
     let reporter = output.reporter(&watch.reports, None)?;
-    let interval = |seconds| AuditConfig { interval_ns: seconds * 1_000_000_000 };
-    let audit = watch.audit.map(interval);
-    let config = verifier_config(&watch.reports, watch.memory);
-    let mut verifier = Verifier::new(VerifierConfig { audit, ..config });
+    let config = verifier_config(&watch.reports, watch.memory, watch.audits.seconds);
+    let mut verifier = Verifier::new(config);
     let status = runtime.block_on(async {
         let (to_verifier, from_agent) = mpsc::channel(MESSAGES_MAX);
         let (to_agent, from_verifier) = mpsc::channel(MESSAGES_MAX);

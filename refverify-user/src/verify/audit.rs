@@ -25,6 +25,13 @@ pub struct AuditConfig {
     pub interval_ns: u64,
 }
 
+impl AuditConfig {
+    /// Every so many seconds, or at every commit.
+    pub fn every(seconds: u32) -> Self {
+        Self { interval_ns: u64::from(seconds) * 1_000_000_000 }
+    }
+}
+
 /// The audits of one file system.
 #[derive(Debug)]
 pub(crate) struct Audit {

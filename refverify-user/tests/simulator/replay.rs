@@ -14,7 +14,7 @@ use crate::support::world::World;
 /// A run with a fault, a loss and dumps in it, and its recording.
 fn recorded_run(seed: u64) -> (Vec<Notice>, Vec<u8>) {
     let mut world = World::new(seed);
-    world.recorder = Some(Recorder::new(Vec::new(), None).unwrap());
+    world.recorder = Some(Recorder::new(Vec::new(), None, None).unwrap());
     for _ in 0..100 {
         world.step();
     }

@@ -28,7 +28,7 @@ const STATUS_GAPS: i32 = 4;
 /// Operations of the workload.
 const OPERATIONS: u64 = 400;
 
-/// A run on this machine's own kernel.
+/// A run on this machine's own kernel, with an audit of every commit.
 pub(super) fn local(place: &Place) -> Result<Outcome> {
     let mut scratch = Scratch::new(place, 2 << 30)?;
     scratch.mkfs(&[])?;
@@ -36,7 +36,7 @@ pub(super) fn local(place: &Place) -> Result<Outcome> {
     let recording = place.dir().join("recording");
     let name = recording.to_str().context("a path is not UTF-8")?;
     let mut workload = Workload::start(&scratch.mount_point, 5, Balances::None)?;
-    let mut monitor = Monitor::start(place, scratch.device_name(), &["--record", name])?;
+    let mut monitor = Monitor::start(place, scratch.device_name(), &["--audit", "--record", name])?;
     monitor.wait_for("seeded")?;
     workload.work(OPERATIONS, LIMIT)?;
     let ledger = monitor.dump_ledger()?;

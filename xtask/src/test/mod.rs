@@ -3,23 +3,24 @@
 //! What this machine cannot run is skipped by name and counted. Where nobody reads the output
 //! (`--no-skip`, or CI=true), a skip that the machine could have run is a failure.
 
-use std::{env, process::ExitCode, time::Instant};
+use std::{env, path::Path, process::ExitCode, time::Instant};
 
 use anyhow::Result;
 
 use crate::{
     build,
-    scenario::{self, Tested},
+    scenario::{self, Scenario, Tested},
     setup,
     vm::{self, Vm},
 };
 
 mod checks;
+mod lanes;
 mod live;
 mod tally;
 
 pub(crate) use tally::Skip;
-use tally::{Outcome, Tally};
+use tally::{Outcome, Tally, Test};
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
@@ -58,22 +59,34 @@ fn scenarios(tally: &mut Tally) {
     {
         println!("no VM to attach to: {error:#}");
     }
-    println!("\n== scenarios on this machine's kernel");
-    for scenario in scenario::all().filter(|scenario| scenario.tested != Tested::No) {
-        tally.run(&format!("{} here", scenario.name), || live::run(scenario, &monitor));
-    }
-    for line in &vm::LINES {
-        println!("\n== scenarios in a VM with Debian's kernel {}", line.name);
-        let vm = match vm::obstacle() {
-            Some(skip) => Err(skip),
-            None => Vm::prepare(line.name, &xtask, &monitor)
-                .map_err(|error| Skip::could_run(format!("no VM: {error:#}"))),
-        };
-        for scenario in scenario::all().filter(|scenario| scenario.tested == Tested::Everywhere) {
-            tally.run(&format!("{} on {}", scenario.name, line.name), || match &vm {
-                Ok(vm) => Ok(vm.run(scenario.name, vm::Echo::Nothing)?.into()),
-                Err(skip) => Ok(Outcome::Skipped(skip.clone())),
-            });
-        }
+    let vms: Vec<_> =
+        vm::LINES.iter().map(|line| (line.name, prepare(line.name, &xtask, &monitor))).collect();
+    println!("\n== scenarios, on this machine's kernel and in VMs with Debian's");
+    let here = scenario::all().filter(|scenario| scenario.tested != Tested::No).map(|scenario| {
+        Test::new(format!("{} here", scenario.name), || live::run(scenario, &monitor))
+    });
+    let in_vms = vms.iter().flat_map(|(line, vm)| {
+        everywhere().map(move |scenario| {
+            Test::new(format!("{} on {line}", scenario.name), move || in_vm(vm, scenario))
+        })
+    });
+    lanes::run(tally, here, in_vms);
+}
+
+/// The scenarios that every kernel is tested by.
+fn everywhere() -> impl Iterator<Item = &'static Scenario> {
+    scenario::all().filter(|scenario| scenario.tested == Tested::Everywhere)
+}
+
+/// A VM with that line's kernel, or why there is none.
+fn prepare(line: &str, xtask: &Path, monitor: &Path) -> Result<Vm, Skip> {
+    vm::obstacle().map_or(Ok(()), Err)?;
+    Vm::prepare(line, xtask, monitor).map_err(|error| Skip::could_run(format!("no VM: {error:#}")))
+}
+
+fn in_vm(vm: &Result<Vm, Skip>, scenario: &Scenario) -> Result<Outcome> {
+    match vm {
+        Ok(vm) => Ok(vm.run(scenario.name, vm::Echo::Nothing)?.into()),
+        Err(skip) => Ok(Outcome::Skipped(skip.clone())),
     }
 }

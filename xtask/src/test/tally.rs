@@ -3,7 +3,7 @@
 use std::{
     io::{Write, stdout},
     process::ExitCode,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -49,6 +49,32 @@ impl From<Verdict> for Outcome {
     }
 }
 
+/// A test that has not run yet.
+pub(crate) struct Test<'a> {
+    name: String,
+    run: Box<dyn FnOnce() -> Result<Outcome> + Send + 'a>,
+}
+
+impl<'a> Test<'a> {
+    pub(crate) fn new(name: String, run: impl FnOnce() -> Result<Outcome> + Send + 'a) -> Self {
+        Self { name, run: Box::new(run) }
+    }
+
+    /// Runs it. That it could not be run is a failure.
+    pub(crate) fn run(self) -> Finished {
+        let start = Instant::now();
+        let outcome = (self.run)().unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
+        Finished { name: self.name, took: start.elapsed(), outcome }
+    }
+}
+
+/// A test that has run.
+pub(crate) struct Finished {
+    name: String,
+    took: Duration,
+    outcome: Outcome,
+}
+
 /// The counts, and the names of all that did not pass.
 pub(crate) struct Tally {
     strict: bool,
@@ -65,13 +91,22 @@ impl Tally {
     }
 
     /// Runs one test, saying so before and after.
-    pub(crate) fn run(&mut self, name: &str, test: impl FnOnce() -> Result<Outcome>) {
+    pub(crate) fn run(&mut self, name: &str, test: impl FnOnce() -> Result<Outcome> + Send) {
         print!("{name:34} ");
         let _ = stdout().flush();
-        let start = Instant::now();
-        let outcome = test().unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
-        print!("{:6.1} s  ", start.elapsed().as_secs_f64());
-        self.record(name, outcome);
+        let finished = Test::new(name.to_owned(), test).run();
+        self.count(finished);
+    }
+
+    /// Tells of one test that was run elsewhere.
+    pub(crate) fn tell(&mut self, finished: Finished) {
+        print!("{:34} ", finished.name);
+        self.count(finished);
+    }
+
+    fn count(&mut self, finished: Finished) {
+        print!("{:6.1} s  ", finished.took.as_secs_f64());
+        self.record(&finished.name, finished.outcome);
     }
 
     /// Counts an outcome and ends the line.
@@ -110,6 +145,12 @@ impl Tally {
         self.failed += 1;
     }
 
+    /// How many passed, failed and were skipped.
+    #[cfg(test)]
+    pub(crate) fn counts(&self) -> (u64, u64, u64) {
+        (self.passed, self.failed, self.skipped)
+    }
+
     /// Prints the summary; the exit status says whether anything failed.
     pub(crate) fn summary(&self) -> ExitCode {
         for line in &self.not_passed {
@@ -132,7 +173,7 @@ mod tests {
             let mut tally = Tally::new(strict);
             let skip = Skip { reason: "no root".to_owned(), could_run };
             tally.record("test", Outcome::Skipped(skip));
-            assert_eq!((tally.failed, tally.skipped), (failed, 1 - failed));
+            assert_eq!(tally.counts(), (0, failed, 1 - failed));
         }
     }
 
@@ -141,6 +182,6 @@ mod tests {
         let mut tally = Tally::new(false);
         tally.run("test", || anyhow::bail!("broken"));
         tally.run("test", || Ok(Outcome::Passed));
-        assert_eq!((tally.passed, tally.failed, tally.skipped), (1, 1, 0));
+        assert_eq!(tally.counts(), (1, 1, 0));
     }
 }

@@ -11,6 +11,7 @@
 //! | 13 + n | m | kernel release (`uname -r`) of the sender, UTF-8 |
 //! | 13 + n + m | 1 | k, the length of the name, at most 127 |
 //! | 14 + n + m | k | name of the virtual machine that is told of, UTF-8; empty where it is the sender's own machine |
+//! | 14 + n + m + k | 4 | of a recording, how its verifier audits, little-endian: 0 not at all, else 1 and the seconds between audits; of a stream 0 |
 //!
 //! The magic has bytes that a terminal in between would change: 0d 0a or 0a alone, 89.
 
@@ -25,7 +26,7 @@ use super::{
 };
 
 /// The version of the format that is written and read here.
-pub const FORMAT_VERSION: u16 = 1;
+pub const FORMAT_VERSION: u16 = 2;
 
 /// How much of what is no magic an error shows.
 const SHOWN_LEN_MAX: usize = 80;
@@ -95,6 +96,10 @@ pub struct Header {
     /// The virtual machine that is told of, as reports call it; `None` where it is the sender's
     /// own machine.
     pub vm: Option<String>,
+    /// Seconds between the audits that the verifier makes; `None` where it makes none. What is
+    /// recorded has the answers to what was read for them, so whoever verifies it again has to
+    /// audit likewise.
+    pub audit_seconds: Option<u32>,
 }
 
 impl Header {
@@ -106,6 +111,7 @@ impl Header {
             product_version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel_release,
             vm: vm.map(str::to_owned),
+            audit_seconds: None,
         }
     }
 
@@ -121,11 +127,13 @@ impl Header {
         put_text(out, "bytes of product version", &self.product_version, HEADER_TEXT_LEN_MAX)?;
         put_text(out, "bytes of kernel release", &self.kernel_release, HEADER_TEXT_LEN_MAX)?;
         let vm = self.vm.as_deref().unwrap_or_default();
-        put_text(out, "bytes of a name", vm, HEADER_TEXT_LEN_MAX)
+        put_text(out, "bytes of a name", vm, HEADER_TEXT_LEN_MAX)?;
+        out.put_u32_le(self.audit_seconds.map_or(0, |seconds| seconds.saturating_add(1)));
+        Ok(())
     }
 
     /// Takes a header off the front of `buffer`, and says how many bytes it had; `None` when
-    /// more bytes are needed, of which there are at most 395 in all.
+    /// more bytes are needed, of which there are at most 399 in all.
     ///
     /// # Errors
     /// It is no header, of another version, or of messages that go the other way.
@@ -162,6 +170,7 @@ impl Header {
             product_version: header_text(cursor, "bytes of product version")?,
             kernel_release: header_text(cursor, "bytes of kernel release")?,
             vm: Some(header_text(cursor, "bytes of a name")?).filter(|vm| !vm.is_empty()),
+            audit_seconds: u32::from_le_bytes(cursor.array("the header")?).checked_sub(1),
         })
     }
 }

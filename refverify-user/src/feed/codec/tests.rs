@@ -239,6 +239,7 @@ proptest! {
             product_version: version,
             kernel_release: "6.18.0-1-amd64".into(),
             vm: (cut % 2 == 0).then(|| "testvm".into()),
+            audit_seconds: (cut % 3 == 0).then_some(30),
         };
         let mut whole = BytesMut::new();
         header.encode(Carrier::Stream, &mut whole).unwrap();
@@ -316,9 +317,9 @@ fn what_else_may_speak_at_the_other_end_is_named() {
     };
     assert!(refused(b"W").contains("begins with \"W\""), "{}", refused(b"W"));
     assert!(refused(b"Welcome to \x1b[1mtestvm").contains("Welcome to \\x1b[1mtestvm"));
-    assert!(refused(b"\x89RVS\r\n\x1a\n\x02\x00").contains("format version 2 cannot be read"));
+    assert!(refused(b"\x89RVS\r\n\x1a\n\x01\x00").contains("format version 1 cannot be read"));
     assert!(
-        refused(b"\x89RVS\r\n\x1a\n\x01\x00\x02")
+        refused(b"\x89RVS\r\n\x1a\n\x02\x00\x02")
             .contains("messages to an agent come where messages to a verifier belong")
     );
     // A recording is no stream.
@@ -347,7 +348,7 @@ fn an_event() -> Event {
 }
 
 #[test]
-fn the_bytes_of_version_1_stay_as_they_are() {
+fn the_bytes_of_version_2_stay_as_they_are() {
     let tree = Event {
         time_ns: 999_999,
         stack: Arc::from([]),
@@ -409,12 +410,13 @@ fn the_bytes_of_version_1_stay_as_they_are() {
         product_version: "0.1.0".into(),
         kernel_release: "6.1".into(),
         vm: Some("vm".into()),
+        audit_seconds: Some(30),
     };
     written.encode(Carrier::Stream, &mut header).unwrap();
     let mut text = format!("header {}\n", hex(&header));
     text.extend(frames(&encoded(&messages)).map(|frame| format!("to verifier {frame}\n")));
     text.extend(frames(&encoded(&requests)).map(|frame| format!("to agent {frame}\n")));
-    assert_eq!(text, include_str!("version_1.txt"), "the format changed: raise FORMAT_VERSION");
+    assert_eq!(text, include_str!("version_2.txt"), "the format changed: raise FORMAT_VERSION");
 }
 
 fn hex(bytes: &[u8]) -> String {

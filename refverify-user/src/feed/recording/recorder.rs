@@ -57,14 +57,20 @@ pub struct Recorder<W> {
 }
 
 impl<W: Write> Recorder<W> {
-    /// Begins a recording of this machine, or of a virtual one.
+    /// Begins a recording of this machine, or of a virtual one, for a verifier that makes no
+    /// audits, or has so many seconds between them.
     ///
     /// # Errors
     /// Writing fails.
-    pub fn new(mut file: W, vm: Option<&str>) -> Result<Self, RecorderError> {
-        let mut header = BytesMut::new();
-        Header::new(Direction::ToVerifier, vm).encode(Carrier::Recording, &mut header)?;
-        file.write_all(&header)?;
+    pub fn new(
+        mut file: W,
+        vm: Option<&str>,
+        audit_seconds: Option<u32>,
+    ) -> Result<Self, RecorderError> {
+        let header = Header { audit_seconds, ..Header::new(Direction::ToVerifier, vm) };
+        let mut bytes = BytesMut::new();
+        header.encode(Carrier::Recording, &mut bytes)?;
+        file.write_all(&bytes)?;
         Ok(Self {
             file,
             encoder: Encoder::default(),

@@ -37,7 +37,7 @@ fn messages(ticks: u64, events: u64) -> Vec<ToVerifier> {
 }
 
 fn recorded(messages: &[ToVerifier]) -> Vec<u8> {
-    let mut recorder = Recorder::new(Vec::new(), Some("testvm")).unwrap();
+    let mut recorder = Recorder::new(Vec::new(), Some("testvm"), Some(0)).unwrap();
     for message in messages {
         recorder.record(message).unwrap();
     }
@@ -150,7 +150,7 @@ fn the_index_says_what_is_in_each_block() {
 
 #[test]
 fn a_crash_costs_no_more_than_the_last_second() {
-    let mut recorder = Recorder::new(Vec::new(), Some("testvm")).unwrap();
+    let mut recorder = Recorder::new(Vec::new(), Some("testvm"), Some(0)).unwrap();
     for n in 0..100 {
         recorder.record(&ToVerifier::Tick { time_ns: n * 100_000_000 }).unwrap();
     }
@@ -191,7 +191,7 @@ fn a_full_disk_ends_the_recording_and_not_the_watching() {
         to_tee.blocking_send(message.clone()).unwrap();
     }
     drop(to_tee);
-    let recorder = Some(Recorder::new(Full, None).unwrap());
+    let recorder = Some(Recorder::new(Full, None, None).unwrap());
     let tee = Tee { recorder, namer: None, recent: None };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let end = runtime.block_on(tee.run(from_agent, to_verifier));
