@@ -189,12 +189,6 @@ fn fs_error(fs_info: u64) -> i32 {
     kernel::read(fs_info, layout!(fs_info_fs_error)).unwrap_or(0)
 }
 
-/// Attached beside kprobes, for as long as it is attached the btrfs module stays loaded.
-#[raw_tracepoint]
-pub(crate) fn tracepoint_pin(_ctx: RawTracePointContext) -> i32 {
-    0
-}
-
 /// `btrfs_workqueue_alloc(wq, ...)`: `open_ctree` makes its work queues before it reads a
 /// tree; the first one is the beginning of a mount.
 #[raw_tracepoint]

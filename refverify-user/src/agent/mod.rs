@@ -7,13 +7,13 @@
 //! | `preflight` | what must be there before anything is loaded |
 //! | `btf`, `layout` | where this kernel keeps what is needed of its structures |
 //! | `probes` | which hooks there are, loading, attaching |
+//! | `armed` | the hooks in force, with all that belongs to them |
+//! | `module` | whether the btrfs module is there, and which one |
 //! | `decode` | from the bytes of the ring buffer to events |
 //! | `losses` | what was lost, as the kernel side counts it |
 //! | `watched` | which devices the eBPF programs know as watched ones |
 //! | `chunk_trees` | how a mounted file system is known where BTF does not help |
 //! | `mounts` | which of the watched file systems are mounted |
-//! | `disks` | the devices of one file system, for reading it once |
-//! | `reads` | many reads at a time |
 //! | `disks` | the devices of a file system that is only read |
 //! | `reads` | many reads at a time |
 //! | `device` | the watched devices, found and checked |
@@ -28,22 +28,19 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fmt, io,
-    ops::Range,
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool, mpsc},
     thread,
+    time::Instant,
 };
 
-use aya::{
-    Ebpf,
-    maps::{MapData, PerCpuArray, RingBuf},
-};
 use refverify_common::SLOTS_MAX;
 use tokio::sync::mpsc::{Receiver, Sender};
 
-use crate::feed::{BlockRequest, Hello, HookMode, ToAgent, ToVerifier};
+use crate::feed::{BlockRequest, Hello, ToAgent, ToVerifier};
 
 mod answers;
+mod armed;
 mod btf;
 #[cfg(test)]
 mod btf_fixture;
@@ -56,6 +53,7 @@ mod layout;
 mod losses;
 mod member;
 mod members;
+mod module;
 mod mountinfo;
 mod mounts;
 mod preflight;
@@ -77,16 +75,10 @@ pub use preflight::PreflightError;
 pub use probes::ProbeError;
 
 use answers::Pending;
-use btf::KernelTypes;
-use decode::Decoder;
+use armed::{Armed, Arming};
 use device::Device;
-use layout::KernelLayout;
-use losses::LossCounters;
-use mounts::Mounts;
-use probes::Attached;
 use pump::Pump;
 use reads::Reads;
-use symbols::Symbols;
 
 /// What is watched, and how.
 #[derive(Clone, Debug)]
@@ -144,17 +136,9 @@ pub enum AgentError {
 
 /// The hooks are in force as long as this lives.
 pub struct Agent {
-    /// The loaded programs; their counters are read until the very end.
-    ebpf: Ebpf,
-    attached: Vec<Attached>,
-    ring: RingBuf<MapData>,
-    ring_bytes: u32,
-    losses: LossCounters,
-    layout: KernelLayout,
-    /// Functions of the kernel that belong to the tracing, not to what is traced.
-    tracing: Vec<Range<u64>>,
+    arming: Arming,
+    armed: Armed,
     devices: Arc<[Device]>,
-    mounts: Mounts,
     reads: Reads<BlockRequest>,
     hello: Hello,
 }
@@ -178,52 +162,9 @@ impl Agent {
         preflight::check()?;
         let devices = open_all(&devices)?;
         let reads = Reads::new(io_limit_bytes).map_err(AgentError::Reads)?;
-        let types = KernelTypes::of_running_kernel()?;
-        let kernel_release = rustix::system::uname().release().to_string_lossy().into_owned();
-        let mut symbols = Symbols::default();
-        let mut functions = |names| symbols.ranges_of(names).unwrap_or_default();
-        let (mode, mut layout) = if preflight::has_kprobes() {
-            let has_ref_verify = !functions(probes::REF_VERIFY).is_empty();
-            let layout = KernelLayout::for_kprobes(&types, &kernel_release, has_ref_verify)?;
-            (HookMode::Kprobes, layout)
-        } else {
-            (HookMode::Tracepoints, KernelLayout::for_tracepoints(&types)?)
-        };
-        drop(types);
-        let tracing = functions(probes::TRACING);
-        layout.ebpf.stacks = u32::from(stacks);
-        let (hooks, mut unseen) = probes::hooks(mode, layout.group_bound, &kernel_release);
-        unseen.extend(layout.unseen());
-        let (mut ebpf, watched) = probes::load(&hooks, &layout.ebpf, &devices, ring_bytes)?;
-        let ring = probes::ring(&mut ebpf)?;
-        let losses = LossCounters::new(losses_map(&mut ebpf)?, &ebpf);
-        let chunk_trees = if layout.knows_devices() {
-            None
-        } else {
-            Some(probes::chunk_trees(&mut ebpf, devices.len())?)
-        };
-        let mounts = Mounts::new(Arc::clone(&devices), mode, chunk_trees, Some(watched));
-        let attached = probes::attach(&mut ebpf, &hooks)?;
-        let hello = Hello {
-            kernel_release,
-            mode,
-            hooks: hooks.iter().map(probes::Hook::label).collect(),
-            unseen: unseen.into_iter().map(str::to_owned).collect(),
-            devices: devices.iter().map(|device| device.given.display().to_string()).collect(),
-        };
-        Ok(Self {
-            ebpf,
-            attached,
-            ring,
-            ring_bytes,
-            losses,
-            layout,
-            tracing,
-            devices,
-            mounts,
-            reads,
-            hello,
-        })
+        let arming = Arming { devices: Arc::clone(&devices), stacks, ring_bytes };
+        let (armed, hello) = arming.arm()?;
+        Ok(Self { arming, armed, devices, reads, hello })
     }
 
     /// Who speaks, and what it can see.
@@ -253,29 +194,24 @@ impl Agent {
         }
         let (work, requests) = mpsc::channel();
         let pending = Pending::default();
-        let slots = u32::try_from(self.devices.len()).unwrap_or(0);
         let pump = Pump {
-            ring: self.ring,
-            ring_bytes: self.ring_bytes,
-            decoder: Decoder::new(&self.layout, slots, self.tracing),
-            losses: self.losses,
-            mounts: self.mounts,
+            arming: self.arming,
+            armed: self.armed,
             dump,
             to_verifier: to_verifier.clone(),
             work,
             pending: pending.clone(),
             batch: Vec::new(),
             strays: BTreeMap::new(),
+            arm_at: Instant::now(),
         };
         let answers_to = to_verifier;
         let (devices, reads) = (&self.devices, self.reads);
         thread::scope(|scope| {
             scope.spawn(move || answers::serve(&requests, devices, reads, &answers_to, &pending));
-            let attached = self.attached;
             // Whether the verifier is gone or not, there is nothing left to do.
-            let _ = pump.run(from_verifier, || drop(attached));
+            let _ = pump.run(from_verifier);
         });
-        drop(self.ebpf);
     }
 }
 
@@ -301,12 +237,4 @@ fn open_all(given: &[PathBuf]) -> Result<Arc<[Device]>, AgentError> {
         devices.push(device);
     }
     Ok(devices.into())
-}
-
-fn losses_map(
-    ebpf: &mut Ebpf,
-) -> Result<PerCpuArray<MapData, refverify_common::Losses>, ProbeError> {
-    let name = "LOSSES";
-    let map = ebpf.take_map(name).ok_or(ProbeError::Missing { name })?;
-    PerCpuArray::try_from(map).map_err(|source| ProbeError::Map { name, source })
 }

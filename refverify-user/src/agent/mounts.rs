@@ -151,6 +151,14 @@ impl Mounts {
         Some(Loss { fs: Some(fs), source: LossSource::Unreadable, count: 1 })
     }
 
+    /// The module is gone, and with it every mount: tells of those whose end was not seen.
+    pub(super) fn all_gone(&mut self) -> Vec<ToVerifier> {
+        let slots = (0..).map(FsSlot).take(self.states.len());
+        let gone: Vec<FsSlot> = slots.filter(|&fs| self.is_mounted(fs)).collect();
+        self.states.fill(State::Unmounted);
+        gone.into_iter().map(|fs| ToVerifier::Unmount { fs }).collect()
+    }
+
     /// What a hook's signal means to the verifier: up to two messages, in order.
     pub(super) fn on_signal(&mut self, signal: Signal) -> Vec<ToVerifier> {
         match signal {

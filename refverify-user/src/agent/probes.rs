@@ -133,13 +133,12 @@ impl Hook {
 
 /// The hooks with kprobes, in the order in which they are attached: returns before entries, so
 /// that no failed call is seen without its return; the beginning of a mount last, because a
-/// mount whose beginning is seen counts as one of which nothing was missed. The tracepoint
-/// does nothing but keep the module loaded: probes die with it, and would not come back.
+/// mount whose beginning is seen counts as one of which nothing was missed. None of them keeps the
+/// module loaded, as a raw tracepoint does; with the module they die, see [`super::armed`].
 /// `btrfs_alloc_logged_file_extent` has no return probe: it makes events
 /// of its own inside, so that its own is not the thread's last one when it fails; and when it
 /// fails, so does the mount.
 const KPROBES: &[Hook] = &[
-    Hook::tracepoint("tracepoint_pin", "btrfs_transaction_commit"),
     Hook::entry("kprobe_free_fs_info", "btrfs_free_fs_info"),
     Hook::entry("kprobe_close_ctree", "close_ctree"),
     Hook::entry("kprobe_finish_extent_commit", "btrfs_finish_extent_commit"),

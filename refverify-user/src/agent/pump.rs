@@ -12,15 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{MapData, RingBuf};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::{Receiver, Sender, error::TryRecvError};
 
 use super::{
     answers::{Pending, Work},
-    decode::{Decoder, Record, Signal},
-    losses::LossCounters,
-    mounts::{Look, Mounts},
+    armed::{Armed, Arming},
+    decode::{Record, Signal},
+    module,
+    mounts::Look,
 };
 use crate::feed::{Event, FsSlot, Loss, LossSource, ToAgent, ToVerifier};
 
@@ -37,6 +37,9 @@ const PAUSE_WHEN_BUSY: Duration = Duration::from_millis(1);
 /// Between two ticks, and two looks at sysfs.
 const TICK: Duration = Duration::from_millis(100);
 
+/// After it has failed to arm for a module that was loaded again, until the next try.
+const ARM_AGAIN: Duration = Duration::from_secs(1);
+
 /// How many requests may be under way; more wait in their channel.
 const REQUESTS_MAX: usize = 256;
 
@@ -46,11 +49,8 @@ pub(super) struct Gone;
 
 /// What the loop works with.
 pub(super) struct Pump {
-    pub(super) ring: RingBuf<MapData>,
-    pub(super) ring_bytes: u32,
-    pub(super) decoder: Decoder,
-    pub(super) losses: LossCounters,
-    pub(super) mounts: Mounts,
+    pub(super) arming: Arming,
+    pub(super) armed: Armed,
     pub(super) dump: Arc<AtomicBool>,
     pub(super) to_verifier: Sender<ToVerifier>,
     /// To the thread that answers; dropping it ends that thread.
@@ -60,24 +60,25 @@ pub(super) struct Pump {
     pub(super) batch: Vec<Event>,
     /// Events of file systems that are not mounted, as far as is known.
     pub(super) strays: BTreeMap<FsSlot, u64>,
+    /// When it is tried again to arm, after it has failed.
+    pub(super) arm_at: Instant,
 }
 
 impl Pump {
-    /// Runs until the verifier says stop or goes, then calls `detach` and tells the rest.
-    pub(super) fn run(
-        mut self,
-        mut from_verifier: Receiver<ToAgent>,
-        detach: impl FnOnce(),
-    ) -> Result<(), Gone> {
+    /// Runs until the verifier says stop or goes, then lets the hooks go and tells the rest.
+    pub(super) fn run(mut self, mut from_verifier: Receiver<ToAgent>) -> Result<(), Gone> {
         let mut told_quiet = true;
         let mut last_tick = Instant::now();
-        let look = self.mounts.look();
+        let look = self.armed.mounts.look();
         self.drain()?;
         self.on_look(&look)?;
         loop {
             let dump = self.dump.swap(false, Ordering::AcqRel);
             let tick = last_tick.elapsed() >= TICK;
-            let look = tick.then(|| self.mounts.look());
+            if tick {
+                self.follow_module()?;
+            }
+            let look = (tick && self.armed.is_in_force()).then(|| self.armed.mounts.look());
             let drained = self.drain()?;
             if drained > 0 || !told_quiet {
                 self.tell_drained()?;
@@ -87,8 +88,10 @@ impl Pump {
                 self.send(ToVerifier::DumpWanted)?;
             }
             if let Some(look) = look {
-                last_tick = Instant::now();
                 self.on_look(&look)?;
+            }
+            if tick {
+                last_tick = Instant::now();
                 self.tick()?;
             }
             if self.take_requests(&mut from_verifier)? {
@@ -98,7 +101,7 @@ impl Pump {
                 thread::sleep(if drained > 0 { PAUSE_WHEN_BUSY } else { PAUSE });
             }
         }
-        detach();
+        self.armed.let_go();
         // A program that was running on another CPU when it was detached ends within this time.
         thread::sleep(PAUSE);
         self.drain()?;
@@ -107,6 +110,42 @@ impl Pump {
         self.tell_drained()?;
         self.send(ToVerifier::Bye)?;
         self.answer_what_is_still_asked(&mut from_verifier)
+    }
+
+    /// The probes are in force in the loading of the module for which they were made. With it went
+    /// every mount. What is mounted before they are in force again is one that is met midway.
+    fn follow_module(&mut self) -> Result<(), Gone> {
+        let loading = module::loading();
+        if loading == self.armed.loading && (loading.is_none() || self.armed.is_in_force()) {
+            return Ok(());
+        }
+        if self.armed.is_in_force() {
+            self.drain()?;
+            self.tell_drained()?;
+            let messages = self.armed.mounts.all_gone();
+            messages.into_iter().try_for_each(|message| self.control(message))?;
+            self.armed.let_go();
+            self.armed.loading = loading;
+            tracing::warn!("the btrfs module was unloaded; its next loading is waited for");
+        }
+        if loading.is_some() && Instant::now() >= self.arm_at { self.arm_again() } else { Ok(()) }
+    }
+
+    fn arm_again(&mut self) -> Result<(), Gone> {
+        match self.arming.arm() {
+            Ok((armed, _)) => {
+                self.armed = armed;
+                tracing::warn!("the btrfs module was loaded again, and is watched again");
+                Ok(())
+            }
+            Err(error) => {
+                self.arm_at = Instant::now() + ARM_AGAIN;
+                tracing::error!("the btrfs module was loaded again, but is not watched: {error}");
+                // Whatever is mounted now is not seen.
+                let source = LossSource::Unreadable;
+                self.control(ToVerifier::Loss(Loss { fs: None, source, count: 1 }))
+            }
+        }
     }
 
     /// Findings of the last moment want the names of their stacks.
@@ -130,11 +169,11 @@ impl Pump {
     /// Tells all that the ring buffer held when this began, and maybe more. Returns how many
     /// records that were.
     fn drain(&mut self) -> Result<usize, Gone> {
-        let records_max = usize::try_from(self.ring_bytes).unwrap_or(0) / RECORD_MIN_BYTES;
+        let records_max = usize::try_from(self.arming.ring_bytes).unwrap_or(0) / RECORD_MIN_BYTES;
         let mut drained = 0;
         while drained < records_max {
-            let Some(item) = self.ring.next() else { break };
-            let record = self.decoder.decode(&item);
+            let Some(item) = self.armed.ring.next() else { break };
+            let record = self.armed.decoder.decode(&item);
             drop(item);
             drained += 1;
             match record {
@@ -157,7 +196,7 @@ impl Pump {
     /// Every mount is told before its first event. An event of a slot that sysfs says is not
     /// mounted is one that the verifier cannot place: that is a loss.
     fn on_event(&mut self, event: Event) -> Result<(), Gone> {
-        if !self.mounts.is_mounted(event.fs) {
+        if !self.armed.mounts.is_mounted(event.fs) {
             *self.strays.entry(event.fs).or_insert(0) += 1;
             return Ok(());
         }
@@ -173,12 +212,12 @@ impl Pump {
             let source = LossSource::Unreadable;
             return self.control(ToVerifier::Loss(Loss { fs: None, source, count: 1 }));
         }
-        let messages = self.mounts.on_signal(signal);
+        let messages = self.armed.mounts.on_signal(signal);
         messages.into_iter().try_for_each(|message| self.control(message))
     }
 
     fn on_look(&mut self, look: &Look) -> Result<(), Gone> {
-        let messages = self.mounts.on_look(look);
+        let messages = self.armed.mounts.on_look(look);
         messages.into_iter().try_for_each(|message| self.control(message))
     }
 
@@ -208,7 +247,7 @@ impl Pump {
             let source = LossSource::Unreadable;
             self.send(ToVerifier::Loss(Loss { fs: Some(fs), source, count }))?;
         }
-        match self.losses.poll() {
+        match self.armed.losses.poll() {
             Ok(losses) => losses.into_iter().try_for_each(|loss| self.send(ToVerifier::Loss(loss))),
             Err(error) => {
                 // Not knowing is as bad as having lost something.

@@ -16,6 +16,7 @@ mod churn;
 mod devices;
 mod features;
 mod mkfs;
+mod module;
 mod mounts;
 mod several;
 mod sprout;
@@ -64,6 +65,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         about: "mounted by a loop device that is stacked on the watched one",
         tested: Tested::HereOnly,
         run: stacked::run_all,
+    },
+    Scenario {
+        name: "life-module",
+        about: "the btrfs module is unloaded and loaded again under the monitor",
+        tested: Tested::Everywhere,
+        run: module::run_all,
     },
 ];
 
