@@ -3,6 +3,10 @@
 //!
 //! `SIM_SEEDS` sets how many seeds are run; a failure names its seed.
 
+#[path = "simulator/failures.rs"]
+mod failures;
+#[path = "simulator/order.rs"]
+mod order;
 #[path = "simulator/replay.rs"]
 mod replay;
 mod support;
@@ -336,6 +340,7 @@ fn a_file_system_that_is_not_watched_is_not_read_and_never_becomes_live() {
     world.settle();
     world.unmount();
     world.drain();
+    world.answer_all();
     assert_eq!(world.blocks_wanted(), 0, "it was unmounted");
 }
 

@@ -18,7 +18,9 @@ use rustix::{
 
 use crate::{
     live,
-    vm::agreement::{MODULES, MONITOR, SCENARIO_PARAMETER, Verdict, verdict_line},
+    vm::agreement::{
+        MINUTES_PARAMETER, MODULES, MONITOR, SCENARIO_PARAMETER, Verdict, verdict_line,
+    },
 };
 
 /// The scratch disk.
@@ -85,13 +87,16 @@ fn load_modules() -> Result<()> {
 
 fn run() -> Result<Verdict> {
     let command_line = fs::read_to_string("/proc/cmdline")?;
-    let scenario = command_line
-        .split_whitespace()
-        .find_map(|word| word.strip_prefix(SCENARIO_PARAMETER)?.strip_prefix('='))
+    let parameter = |name: &str| {
+        let mut words = command_line.split_whitespace();
+        words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+    };
+    let scenario = parameter(SCENARIO_PARAMETER)
         .with_context(|| format!("no {SCENARIO_PARAMETER}= on the kernel's command line"))?;
     // A child, not a call: its panic must not be the kernel's.
     let status = Command::new("/init")
         .args(["live", scenario, "--monitor", MONITOR, "--device", DISK])
+        .args(parameter(MINUTES_PARAMETER).into_iter().flat_map(|minutes| ["--minutes", minutes]))
         .env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin:/lib/systemd")
         .status()
         .context("cannot start the scenario")?;

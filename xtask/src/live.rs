@@ -24,6 +24,9 @@ pub(crate) struct Args {
     /// A block device to overwrite; without it, a loop device is made
     #[arg(long)]
     device: Option<PathBuf>,
+    /// How long it works, where a scenario can be told
+    #[arg(long)]
+    minutes: Option<u64>,
 }
 
 /// Runs it; its last line says how it ended.
@@ -32,7 +35,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bail!("a scenario mounts file systems and loads eBPF: it needs root");
     }
     let scenario = scenario::find(&args.scenario)?;
-    let place = Place::new(args.monitor.clone(), args.device.clone())?;
+    let place = Place::new(args.monitor.clone(), args.device.clone(), args.minutes)?;
     match (scenario.run)(&place)? {
         Outcome::Passed => {
             println!("{}: passed", scenario.name);

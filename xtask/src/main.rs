@@ -22,6 +22,7 @@ mod machine;
 mod plant;
 mod scenario;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 mod workspace;
@@ -45,6 +46,8 @@ enum Verb {
     Vm(boot::Args),
     /// Makes file systems of every kind and compares what is read of them with btrfs-progs
     Corpus,
+    /// Works on a file system in every way at once, for minutes or hours, watched and audited
+    Soak(soak::Args),
     /// Measures, and prints a table
     Bench(bench::Args),
     /// Gives the fuzz targets arbitrary bytes for a while
@@ -74,6 +77,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Test(args) => test::run(&args),
         Verb::Vm(args) => boot::run(&args),
         Verb::Corpus => corpus::run(),
+        Verb::Soak(args) => soak::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Live(args) => live::run(&args),

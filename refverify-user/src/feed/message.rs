@@ -150,6 +150,8 @@ pub enum LossSource {
     ProgramMissed,
     /// What a probe read made no sense (a reference freed under a tracepoint, a bad read).
     Unreadable,
+    /// What came contradicts what came before it.
+    OutOfOrder,
 }
 
 impl fmt::Display for LossSource {
@@ -158,6 +160,7 @@ impl fmt::Display for LossSource {
             Self::RingBuffer => "ring buffer full",
             Self::ProgramMissed => "probe skipped by the kernel",
             Self::Unreadable => "record not readable",
+            Self::OutOfOrder => "told out of order",
         })
     }
 }

@@ -90,7 +90,9 @@ fn slot(notice: &Notice) -> Option<FsSlot> {
         | Notice::Seeding { fs, .. }
         | Notice::Seeded { fs, .. }
         | Notice::Blind { fs, .. }
+        | Notice::OutOfOrder { fs, .. }
         | Notice::Aborted { fs, .. }
+        | Notice::Undone { fs, .. }
         | Notice::GaveUp { fs, .. }
         | Notice::MirrorFailed { fs, .. }
         | Notice::Refused { fs, .. }

@@ -71,8 +71,16 @@ impl Label {
             Notice::Blind { .. } => {
                 Self::new("blind", uuid!("fbfdb787dc774791b39f7cfc398dfd11"), Priority::Warning)
             }
+            Notice::OutOfOrder { .. } => Self::new(
+                "out_of_order",
+                uuid!("014b3243acfa46e287d9f41cc8b07dcc"),
+                Priority::Warning,
+            ),
             Notice::Aborted { .. } => {
                 Self::new("aborted", uuid!("ec3925d824ec4ec4aa711952268c1b5e"), Priority::Warning)
+            }
+            Notice::Undone { .. } => {
+                Self::new("undone", uuid!("743f4d51623e43538876ea64861dcd07"), Priority::Warning)
             }
             Notice::GaveUp { what, .. } => {
                 let priority = match what {

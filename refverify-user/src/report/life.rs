@@ -86,6 +86,7 @@ impl Life {
             | Notice::Seeded { .. }
             | Notice::Blind { .. }
             | Notice::Aborted { .. }
+            | Notice::Undone { .. }
             | Notice::Unmounted { .. } => {
                 super::lifecycle::line(notice, &self.watched).map_or_else(String::new, |l| l + "\n")
             }

@@ -6,7 +6,7 @@ use std::{fmt::Write, io};
 use super::{printable::Printable, sentence::counted, watched::Watched};
 use crate::{
     feed::{FsSlot, Hello, HookMode, Loss},
-    verify::{GaveUp, Notice},
+    verify::{BlindCause, GaveUp, Notice, Span},
 };
 
 /// The text, without its last line break; `None` for notices that are reported in other ways.
@@ -34,12 +34,18 @@ pub(super) fn line(notice: &Notice, watched: &Watched) -> Option<String> {
             device(fs),
             counted(*extents, "extent")
         ),
-        Notice::Blind { fs, loss, verified_upto } => format!(
-            "{}: blind: {}; verified up to transaction {verified_upto}, nothing more is judged \
-             until the extent tree has been read again",
+        Notice::Blind { fs, cause, verified_upto } => format!(
+            "{}: blind: {}; verified up to transaction {verified_upto}, {}",
             device(fs),
-            lost(loss)
+            blind_words(cause),
+            until(cause)
         ),
+        Notice::OutOfOrder { fs, disorder } => {
+            format!("{}: warning: {disorder}: what is told cannot be right", device(fs))
+        }
+        Notice::Undone { fs, on_disk, undone, findings } => {
+            undone_words(&device(fs), *on_disk, *undone, *findings)
+        }
         Notice::Aborted { fs, transid, errno } => format!(
             "{}: the kernel aborted transaction {transid} ({}); the file system is read-only \
              until it is mounted again",
@@ -57,6 +63,48 @@ pub(super) fn line(notice: &Notice, watched: &Watched) -> Option<String> {
         Notice::Finding(_) | Notice::Dump(_) | Notice::Summary(_) => return None,
     };
     Some(line)
+}
+
+/// Why nothing can be judged, in a few words.
+pub(super) fn blind_words(cause: &BlindCause) -> String {
+    match cause {
+        BlindCause::Lost(loss) => lost(loss),
+        BlindCause::WritesDropped { signalled, on_disk } => format!(
+            "transaction {signalled} was committed, but the superblock on disk is that of \
+             {on_disk}: what is written does not reach the disk"
+        ),
+        BlindCause::NoSuperblock => "no superblock can be read that would tell which \
+                                     transactions are on disk"
+            .to_owned(),
+    }
+}
+
+fn until(cause: &BlindCause) -> &'static str {
+    match cause {
+        BlindCause::Lost(_) => "nothing more is judged until the extent tree has been read again",
+        BlindCause::WritesDropped { .. } => {
+            "nothing more is judged until commits are on disk again and the extent tree has been \
+             read from there"
+        }
+        BlindCause::NoSuperblock => "what became of the later ones is not known",
+    }
+}
+
+fn undone_words(device: &str, on_disk: u64, undone: Span, findings: u64) -> String {
+    let Span { first, last } = undone;
+    let which = if first == last {
+        format!("transaction {first}")
+    } else {
+        format!("transactions {first} to {last}")
+    };
+    let found = match findings {
+        0 => String::new(),
+        count => format!("; made there, and still true: {}", counted(count, "finding")),
+    };
+    format!(
+        "{device}: {which} never reached the disk, whose superblock is that of {on_disk}; what \
+         was seen of it is undone{found}"
+    )
 }
 
 fn gave_up(what: GaveUp) -> String {

@@ -3,9 +3,13 @@
 use std::fmt::Write;
 
 use super::{
-    journal::Delivery, lifecycle::lost, printable::Printable, sentence::counted, watched::Watched,
+    journal::Delivery,
+    lifecycle::{blind_words, lost},
+    printable::Printable,
+    sentence::counted,
+    watched::Watched,
 };
-use crate::verify::{Coverage, Span, Summary};
+use crate::verify::{BlindSpan, Coverage, Span, Summary};
 
 /// The summary, several lines, ending in a line break.
 pub(super) fn text(summary: &Summary, watched: &Watched, delivery: Option<Delivery>) -> String {
@@ -55,7 +59,16 @@ fn coverage(out: &mut String, fs: &Coverage, given: &str) {
     let state = fs.state.name();
     let _ = writeln!(out, "{given}: device {device}, fsid {fsid}, {state} at the end");
     let _ = writeln!(out, "  transactions verified: {}", spans(&fs.verified));
-    let _ = writeln!(out, "  transactions not verified: {}", spans(&fs.blind));
+    if fs.blind.is_empty() {
+        let _ = writeln!(out, "  transactions not verified: none");
+    }
+    for BlindSpan { span: which, cause } in &fs.blind {
+        let _ =
+            writeln!(out, "  transactions not verified: {} ({})", span(which), blind_words(cause));
+    }
+    if !fs.undone.is_empty() {
+        let _ = writeln!(out, "  transactions that never reached the disk: {}", spans(&fs.undone));
+    }
     let _ = writeln!(
         out,
         "  events: {} seen, {} judged, {} on disk already, {} withdrawn (failed calls)",

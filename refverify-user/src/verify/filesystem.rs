@@ -1,30 +1,34 @@
 //! One watched file system: its ledger, its cut, and where it stands.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     mem,
 };
 
 use uuid::Uuid;
 
 use super::{
-    Coverage, ExtentDump, FsState, Notice, Share,
+    BlindCause, Coverage, Disorder, ExtentDump, FsState, Notice, Share, Span,
     audit::{Audit, AuditConfig},
     cut::{Cut, Unread},
     gate::Gate,
     giving_up::{GivingUp, given_up_to},
     ledger::{Ledger as _, Limits, ShardedLedger},
+    order::Order,
     seeder::Seeder,
     spans::Spans,
 };
 use crate::{
     btrfs::{DiskFindingKind, reader::KnownTree},
-    feed::{BlockRequest, Event, FsSlot, Loss},
+    feed::{BlockRequest, Event, FsSlot, HookMode, Loss},
 };
 
 mod audited;
 mod judging;
 mod reading;
+mod superblock;
+
+use superblock::SuperblockCheck;
 
 /// What a file system wants and tells while a message is handled.
 #[derive(Default)]
@@ -39,6 +43,7 @@ pub(crate) struct Effects {
 pub(crate) struct FileSystem {
     slot: FsSlot,
     device: String,
+    mode: HookMode,
     fsid: Option<Uuid>,
     state: FsState,
     new_ledger: NewLedger,
@@ -58,6 +63,7 @@ pub(crate) struct FileSystem {
     durable: u64,
     /// The last one announced by a commit's signal: all events up to it have come.
     signalled: u64,
+    order: Order,
     newest_transid: u64,
     /// Everything up to this transid had come when a drain ended without loss.
     clean: u64,
@@ -71,6 +77,13 @@ pub(crate) struct FileSystem {
     /// What was distrusted when events were lost.
     look_at: BTreeSet<u64>,
     spans: Spans,
+    check: SuperblockCheck,
+    /// The transaction that was aborted.
+    aborted: Option<u64>,
+    /// How many findings were made, by transaction; of those that are not on disk yet.
+    found_in: BTreeMap<u64, u64>,
+    undone: Vec<Span>,
+    refusals: Refusals,
     audit: Option<Audit>,
     /// The newest superblock of which anything was read.
     read_upto: u64,
@@ -101,6 +114,14 @@ impl NewLedger {
     }
 }
 
+/// Why it was refused in this mount, and whether that may pass.
+#[derive(Default)]
+struct Refusals {
+    count: u32,
+    /// Not to be tried again before; `None` is never.
+    try_again_ns: Option<u64>,
+}
+
 #[derive(Default)]
 struct Counts {
     seen: u64,
@@ -115,6 +136,9 @@ struct Counts {
 const MOVE_ON_NS: u64 = 3_000_000_000;
 /// How often progress is told.
 const TELL_NS: u64 = 500_000_000;
+/// How long after a refusal that may pass it is tried again; doubled each time.
+const TRY_AGAIN_NS: u64 = 100_000_000;
+const TRY_AGAIN_DOUBLINGS: u32 = 12;
 /// What a block met or a fault told takes, at most.
 const HELD_BYTES: usize = 128;
 /// Where the reading's number sits in a request's id.
@@ -125,12 +149,14 @@ impl FileSystem {
     pub(crate) fn new(
         slot: FsSlot,
         device: String,
+        mode: HookMode,
         new_ledger: NewLedger,
         audits: Option<AuditConfig>,
     ) -> Self {
         Self {
             slot,
             device,
+            mode,
             fsid: None,
             state: FsState::Unmounted,
             new_ledger,
@@ -146,6 +172,7 @@ impl FileSystem {
             told_ns: 0,
             durable: 0,
             signalled: 0,
+            order: Order::new(mode),
             newest_transid: 0,
             clean: 0,
             folded_upto: 0,
@@ -153,6 +180,11 @@ impl FileSystem {
             known: KnownTree::default(),
             look_at: BTreeSet::new(),
             spans: Spans::default(),
+            check: SuperblockCheck::default(),
+            aborted: None,
+            found_in: BTreeMap::new(),
+            undone: Vec::new(),
+            refusals: Refusals::default(),
             audit: None,
             read_upto: 0,
             taken_upto: 0,
@@ -172,14 +204,27 @@ impl FileSystem {
     /// It is mounted: everything known of an earlier mount is void.
     pub(crate) fn mounted(&mut self, device: String, first_usable: u64, fx: &mut Effects) {
         self.leave();
+        self.spans.close(self.last_ended());
         self.device = device;
         self.fsid = None;
+        self.refusals = Refusals::default();
+        self.told_on_disk.clear();
+        self.told_mirrors.clear();
+        fx.notices.push(Notice::Mounted { fs: self.slot, armed_before: first_usable == 0 });
+        self.begin(first_usable);
+        self.start_reading(Unread { range: 0..u64::MAX, min_generation: first_usable }, fx);
+    }
+
+    /// Nothing is known of it yet, and generations from `first_usable` on will do.
+    fn begin(&mut self, first_usable: u64) {
+        self.state = FsState::Seeding;
         self.first_generation = 0;
         self.ledger = self.new_ledger.begin();
         self.giving_up = GivingUp::default();
         self.begin_cut(first_usable);
         self.durable = 0;
         self.signalled = 0;
+        self.order = Order::new(self.mode);
         self.newest_transid = 0;
         self.clean = 0;
         self.folded_upto = 0;
@@ -190,18 +235,16 @@ impl FileSystem {
         self.audit = self.audits.map(Audit::new);
         self.read_upto = 0;
         self.taken_upto = 0;
-        self.told_on_disk.clear();
-        self.told_mirrors.clear();
-        self.state = FsState::Seeding;
-        fx.notices.push(Notice::Mounted { fs: self.slot, armed_before: first_usable == 0 });
-        self.start_reading(Unread { range: 0..u64::MAX, min_generation: first_usable }, fx);
+        self.check.forget();
+        self.aborted = None;
+        self.found_in.clear();
     }
 
     /// What stood before ends. A mount that made changes before its tree was read is one of
     /// which nothing was verified.
     fn leave(&mut self) {
         self.give_up_audit();
-        self.spans.close(self.newest_transid);
+        self.stop_reading();
         if self.state == FsState::Seeding && self.newest_transid != 0 {
             self.counts.mounts_unverified += 1;
         }
@@ -219,21 +262,30 @@ impl FileSystem {
             return;
         }
         self.leave();
-        self.stop_reading();
-        self.state = FsState::Unmounted;
+        let was_refused = mem::replace(&mut self.state, FsState::Unmounted) == FsState::Refused;
         fx.notices.push(Notice::Unmounted { fs: self.slot });
+        if !was_refused {
+            self.ask_what_became(fx);
+        }
     }
 
-    /// A transaction was aborted: from it on, nothing reaches the disk.
+    /// A transaction was aborted. What becomes of it the superblock on disk decides: an error may
+    /// have come after it was written, and the transaction before may still be on its way.
     pub(crate) fn aborted(&mut self, transid: u64, errno: i32, fx: &mut Effects) {
         if !self.is_watching() {
             return;
         }
-        self.newest_transid = transid.saturating_sub(1);
         self.leave();
-        self.stop_reading();
         self.state = FsState::Aborted;
+        self.aborted = Some(transid);
         fx.notices.push(Notice::Aborted { fs: self.slot, transid, errno });
+        self.ask_what_became(fx);
+    }
+
+    /// The newest transaction that may have ended as it should.
+    fn last_ended(&self) -> u64 {
+        let before_abort = self.aborted.map_or(u64::MAX, |aborted| aborted.saturating_sub(1));
+        self.newest_transid.min(before_abort)
     }
 
     const fn is_watching(&self) -> bool {
@@ -250,6 +302,8 @@ impl FileSystem {
             self.go_blind(loss, fx);
         }
         self.give_up_audit();
+        self.counts.on_disk += self.ready.len() as u64;
+        self.ready.clear();
         let distrusted: Vec<u64> = self.distrusted().collect();
         self.look_at.extend(distrusted);
         self.ledger.undo_above(self.exact_upto);
@@ -261,18 +315,41 @@ impl FileSystem {
     /// What was lost belongs to the transaction that ran when the last drain ended without
     /// loss, or to a later one.
     fn go_blind(&mut self, loss: Loss, fx: &mut Effects) {
-        let verified_upto = self.clean.saturating_sub(1);
-        self.spans.go_blind(verified_upto);
         self.state = FsState::Blind;
         self.first_generation = 0;
-        fx.notices.push(Notice::Blind { fs: self.slot, loss, verified_upto });
+        self.tell_blind(self.clean.saturating_sub(1), BlindCause::Lost(loss), fx);
+    }
+
+    fn tell_blind(&mut self, verified_upto: u64, cause: BlindCause, fx: &mut Effects) {
+        self.spans.go_blind(verified_upto, cause.clone());
+        fx.notices.push(Notice::Blind { fs: self.slot, cause, verified_upto });
+    }
+
+    /// What is told contradicts itself; a loss follows. Of no change since is it known whether it
+    /// was made, also of those that have become the ledger's base: all is read anew.
+    pub(crate) fn doubt(&mut self, disorder: Disorder, fx: &mut Effects) {
+        if self.state != FsState::Blind {
+            fx.notices.push(Notice::OutOfOrder { fs: self.slot, disorder });
+        }
+        self.clean = self.clean.min(disorder.doubted_from());
+        self.exact_upto = 0;
     }
 
     /// Superblock `transid` is on disk, and all events of the transactions up to it have come.
-    pub(crate) fn committed(&mut self, transid: u64, gate: &mut Gate, fx: &mut Effects) {
-        if !self.is_watching() {
-            return;
+    pub(crate) fn committed(
+        &mut self,
+        transid: u64,
+        gate: &mut Gate,
+        fx: &mut Effects,
+    ) -> Result<(), Disorder> {
+        if self.state == FsState::Refused {
+            self.try_again(transid, fx);
         }
+        if !self.is_watching() {
+            return Ok(());
+        }
+        self.order.commit(transid)?;
+        self.check.is_due = true;
         self.durable = self.durable.max(transid);
         self.signalled = self.signalled.max(transid);
         self.newest_transid = self.newest_transid.max(transid);
@@ -282,6 +359,7 @@ impl FileSystem {
             None => self.read_next_unread(fx),
         }
         self.step(gate, fx);
+        Ok(())
     }
 
     fn tell_given_up(&mut self, fx: &mut Effects) {
@@ -292,6 +370,7 @@ impl FileSystem {
     /// Time passes.
     pub(crate) fn tick(&mut self, time_ns: u64, gate: &mut Gate, fx: &mut Effects) {
         self.time_ns = time_ns;
+        self.check_superblock_if_due(fx);
         let Some(seeder) = &mut self.seeder else { return };
         if mem::take(&mut self.is_behind) {
             seeder.committed();
@@ -332,17 +411,40 @@ impl FileSystem {
         }
         self.ledger.commit(upto);
         self.folded_upto = upto;
+        self.found_in = self.found_in.split_off(&upto.saturating_add(1));
         if self.state == FsState::Live {
             self.exact_upto = upto;
         }
     }
 
+    /// It cannot be verified, in this mount.
     fn refuse(&mut self, reason: String, fx: &mut Effects) {
+        self.refusals.try_again_ns = None;
+        self.check.forget();
         self.spans.close(self.newest_transid);
         self.counts.mounts_unverified += 1;
         self.stop_reading();
         self.state = FsState::Refused;
         fx.notices.push(Notice::Refused { fs: self.slot, reason });
+    }
+
+    /// It cannot be verified as it is now on disk, which the next commit may mend: the kernel may
+    /// be using older roots than the superblock names (`usebackuproot`).
+    fn refuse_for_now(&mut self, reason: String, fx: &mut Effects) {
+        self.refuse(reason, fx);
+        let wait_ns = TRY_AGAIN_NS << self.refusals.count.min(TRY_AGAIN_DOUBLINGS);
+        self.refusals.count += 1;
+        self.refusals.try_again_ns = Some(self.time_ns.saturating_add(wait_ns));
+    }
+
+    /// A file system that was refused has made a commit: two transactions at most are under way
+    /// beyond it, of which events have not been kept.
+    fn try_again(&mut self, committed: u64, fx: &mut Effects) {
+        if self.refusals.try_again_ns.is_some_and(|at| at <= self.time_ns) {
+            let first_usable = committed.saturating_add(2);
+            self.begin(first_usable);
+            self.wait_for_commit(first_usable, fx);
+        }
     }
 
     /// Refuses the file system where it would take more than its share.
@@ -373,7 +475,7 @@ impl FileSystem {
 
     /// What was verified, at the end.
     pub(crate) fn coverage(&mut self) -> Coverage {
-        self.spans.close(self.newest_transid);
+        self.spans.close(self.last_ended());
         let kept = self.ledger.kept();
         Coverage {
             fs: self.slot,
@@ -382,6 +484,7 @@ impl FileSystem {
             state: self.state,
             verified: self.spans.verified(),
             blind: self.spans.blind(),
+            undone: self.undone.clone(),
             events_seen: self.counts.seen,
             events_applied: self.counts.applied,
             events_on_disk: self.counts.on_disk + self.cut.left_to_disk(),

@@ -14,6 +14,7 @@ mod giving_up;
 mod history;
 pub mod ledger;
 mod notice;
+mod order;
 mod rules;
 mod seeder;
 mod spans;
@@ -25,5 +26,6 @@ mod testing;
 
 pub use audit::AuditConfig;
 pub use finding::{ActionRecord, Cause, ExtentDump, Finding, FindingKind, Symbols};
-pub use notice::{Coverage, FsState, GaveUp, Notice, Span, Summary};
+pub use notice::{BlindCause, BlindSpan, Coverage, FsState, GaveUp, Notice, Span, Summary};
+pub use order::Disorder;
 pub use verifier::{Outbox, Share, Verifier, VerifierConfig};

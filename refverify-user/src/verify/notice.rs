@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::{Finding, FindingKind};
+use super::{Disorder, Finding, FindingKind};
 use crate::feed::{FsSlot, Hello, Loss};
 
 /// Something to be reported.
@@ -62,17 +62,27 @@ pub enum Notice {
     },
     /// A violation.
     Finding(Box<Finding>),
-    /// Events were lost: nothing is judged until the extent tree has been read again.
+    /// What is seen or what is on disk cannot be relied on: nothing is judged until the extent
+    /// tree has been read again.
     Blind {
         /// Which.
         fs: FsSlot,
-        /// What was lost.
-        loss: Loss,
+        /// Why.
+        cause: BlindCause,
         /// Everything up to this transid was verified.
         verified_upto: u64,
     },
+    /// What was told contradicts what was told before. It counts as a loss, and
+    /// [`Notice::Blind`] follows.
+    OutOfOrder {
+        /// Which.
+        fs: FsSlot,
+        /// What does not fit.
+        disorder: Disorder,
+    },
     /// The kernel aborted a transaction: the file system is read-only until it is mounted
-    /// again, and nothing from this transaction on reaches the disk.
+    /// again. What becomes of the transaction the superblock on disk decides: see
+    /// [`Notice::Undone`].
     Aborted {
         /// Which.
         fs: FsSlot,
@@ -80,6 +90,18 @@ pub enum Notice {
         transid: u64,
         /// Why; below 0.
         errno: i32,
+    },
+    /// Transactions never reached the disk, and what was seen of them is undone. What was found in
+    /// them stays found.
+    Undone {
+        /// Which.
+        fs: FsSlot,
+        /// The superblock on disk, which decides.
+        on_disk: u64,
+        /// The transactions.
+        undone: Span,
+        /// How many findings were made in them.
+        findings: u64,
     },
     /// Something was given up so that memory stays within its bound. Told once for each kind.
     GaveUp {
@@ -114,6 +136,24 @@ pub enum Notice {
     Dump(String),
     /// The last notice.
     Summary(Summary),
+}
+
+/// Why nothing can be judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BlindCause {
+    /// Events were lost.
+    Lost(Loss),
+    /// A commit was signalled, and no device has its superblock: what is written does not reach
+    /// the disk, or the disk was exchanged.
+    WritesDropped {
+        /// The generation that was signalled.
+        signalled: u64,
+        /// The generation that is on disk.
+        on_disk: u64,
+    },
+    /// The file system ended with transactions that may or may not be on disk, and no device gives
+    /// a superblock that would tell.
+    NoSuperblock,
 }
 
 /// What is given up for memory, in this order. An extent in use never is.
@@ -176,6 +216,15 @@ pub struct Span {
     pub last: u64,
 }
 
+/// Transactions of which not everything is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlindSpan {
+    /// Which.
+    pub span: Span,
+    /// Why.
+    pub cause: BlindCause,
+}
+
 /// What was verified of one file system, and what was not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coverage {
@@ -189,8 +238,11 @@ pub struct Coverage {
     pub state: FsState,
     /// Transactions whose every event was judged.
     pub verified: Vec<Span>,
-    /// Transactions of which events are missing.
-    pub blind: Vec<Span>,
+    /// Transactions of which events are missing, or of which it is not known whether they are on
+    /// disk.
+    pub blind: Vec<BlindSpan>,
+    /// Transactions that never reached the disk.
+    pub undone: Vec<Span>,
     /// Events that came.
     pub events_seen: u64,
     /// Events that were judged.

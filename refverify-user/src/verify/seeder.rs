@@ -8,7 +8,7 @@ use crate::{
     btrfs::{
         DiskExtent, DiskFinding,
         format::{ReadFailure, Superblock},
-        reader::{BlockRead, ExtentReader, Known, KnownTree, MirrorFault, ReaderStep},
+        reader::{BlockRead, ExtentReader, Known, KnownTree, MirrorFault, ReaderError, ReaderStep},
     },
     feed::{BlockError, BlockRequest, FsSlot},
 };
@@ -40,8 +40,10 @@ pub(crate) enum Progress {
     MirrorFailed(MirrorFault),
     /// The disk is at `durable`, which is too old: the next commit is waited for.
     Waits { durable: u64 },
-    /// It cannot be read; the sentence says why.
-    Failed(String),
+    /// The superblock went back to an older generation.
+    WentBack { before: u64, now: u64 },
+    /// It cannot be read; the sentence says why. Whether another commit may mend that.
+    Failed { reason: String, may_pass: bool },
     /// All of the range is read.
     Done { generation: u64 },
 }
@@ -110,6 +112,11 @@ impl Seeder {
         (self.reader.progress() * 1000.0) as u32
     }
 
+    /// The devices of the file system, by their numbers.
+    pub(crate) fn devids(&self) -> Vec<u64> {
+        self.reader.devices().keys().copied().collect()
+    }
+
     /// The blocks that were met, if it was to read the whole tree.
     pub(crate) fn into_known(self) -> Option<KnownTree> {
         self.reader.into_known()
@@ -152,7 +159,7 @@ impl Seeder {
                 self.waits_for_commit = true;
                 Some(Progress::Waits { durable: generation })
             }
-            ReaderStep::Failed(error) => Some(Progress::Failed(error.to_string())),
+            ReaderStep::Failed(error) => Some(failed(&error)),
             ReaderStep::Done { generation } => Some(Progress::Done { generation }),
         }
     }
@@ -166,5 +173,19 @@ impl Seeder {
         self.position = upto;
         let extents = std::mem::take(&mut self.ahead);
         Some(Progress::Read { range, generation, extents })
+    }
+}
+
+/// What the reader's last word means.
+fn failed(error: &ReaderError) -> Progress {
+    match error {
+        ReaderError::WentBack { before, now } => Progress::WentBack { before: *before, now: *now },
+        error => {
+            let may_pass = matches!(
+                error,
+                ReaderError::BadBlock { .. } | ReaderError::SuperblockUnreadable(_)
+            );
+            Progress::Failed { reason: error.to_string(), may_pass }
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    AuditConfig, ExtentDump, Finding, FindingKind, FsState, Notice, Summary, Symbols,
+    AuditConfig, Disorder, ExtentDump, Finding, FindingKind, FsState, Notice, Summary, Symbols,
     filesystem::{Effects, FileSystem, NewLedger},
     gate::Gate,
     ledger::Limits,
@@ -105,7 +105,7 @@ impl Verifier {
             }
             ToVerifier::Events(events) => {
                 for event in events {
-                    self.event(event);
+                    self.event(event, &mut fx);
                 }
                 for filesystem in &mut self.filesystems {
                     filesystem.judge_ready(&mut self.gate);
@@ -115,7 +115,7 @@ impl Verifier {
             ToVerifier::Retraction { tid, .. } => self.retraction(tid, &mut fx),
             ToVerifier::Loss(loss) => self.loss(loss, &mut fx),
             ToVerifier::Commit { fs, transid } => {
-                self.with(fs, |fs, gate| fs.committed(transid, gate, &mut fx));
+                self.committed(fs, transid, &mut fx);
             }
             ToVerifier::Abort { fs, transid, errno } => {
                 self.with(fs, |fs, _| fs.aborted(transid, errno, &mut fx));
@@ -143,23 +143,41 @@ impl Verifier {
 
     fn hello(&mut self, hello: Hello, fx: &mut Effects) {
         let VerifierConfig { limits, cores, audit, .. } = self.config;
+        let mode = hello.mode;
         let limits = limits.shared_by(hello.devices.len());
         let slots = (0_u32..).map(FsSlot).zip(&hello.devices);
         let new = |(slot, device): (FsSlot, &String)| {
-            FileSystem::new(slot, device.clone(), NewLedger { limits, cores }, audit)
+            FileSystem::new(slot, device.clone(), mode, NewLedger { limits, cores }, audit)
         };
         self.filesystems = slots.map(new).collect();
         fx.notices.push(Notice::Started(hello));
     }
 
-    fn event(&mut self, mut event: Event) {
+    fn event(&mut self, mut event: Event, fx: &mut Effects) {
         if self.stopping {
             return;
         }
         event.stack = self.stacks.intern(event.stack);
-        if let Some(filesystem) = self.filesystems.get_mut(event.fs.0 as usize) {
-            filesystem.event(event, &mut self.gate);
+        let fs = event.fs;
+        if let Some(filesystem) = self.filesystems.get_mut(fs.0 as usize)
+            && let Err(disorder) = filesystem.event(event, &mut self.gate)
+        {
+            self.out_of_order(fs, disorder, fx);
         }
+    }
+
+    fn committed(&mut self, fs: FsSlot, transid: u64, fx: &mut Effects) {
+        if let Some(filesystem) = self.filesystems.get_mut(fs.0 as usize)
+            && let Err(disorder) = filesystem.committed(transid, &mut self.gate, fx)
+        {
+            self.out_of_order(fs, disorder, fx);
+        }
+    }
+
+    /// What is told contradicts itself: something between was lost, or worse.
+    fn out_of_order(&mut self, fs: FsSlot, disorder: Disorder, fx: &mut Effects) {
+        self.with(fs, |filesystem, _| filesystem.doubt(disorder, fx));
+        self.loss(Loss { fs: Some(fs), source: LossSource::OutOfOrder, count: 1 }, fx);
     }
 
     /// A failed call of a watched file system made an event before it failed. If that is not

@@ -9,8 +9,8 @@ use refverify_user::{
     },
     feed::{Change, Comm, Event, FsSlot, Hello, HookMode, Loss, LossSource, Stack},
     verify::{
-        ActionRecord, Cause, Coverage, ExtentDump, Finding, FindingKind, FsState, GaveUp, Notice,
-        Span, Summary, Symbols,
+        ActionRecord, BlindCause, BlindSpan, Cause, Coverage, Disorder, ExtentDump, Finding,
+        FindingKind, FsState, GaveUp, Notice, Span, Summary, Symbols,
     },
 };
 use uuid::Uuid;
@@ -280,8 +280,13 @@ pub(crate) fn life_cycle() -> Vec<Notice> {
         seeding(50),
         seeding(600),
         Notice::Seeded { fs, first_generation: 40, generation: 46, extents: 1 },
-        Notice::Blind { fs, loss, verified_upto: 97 },
+        Notice::Blind { fs, cause: BlindCause::Lost(loss), verified_upto: 97 },
+        Notice::Blind { fs, cause: WRITES_DROPPED, verified_upto: 97 },
+        Notice::Blind { fs, cause: BlindCause::NoSuperblock, verified_upto: 97 },
+        Notice::OutOfOrder { fs, disorder: Disorder::CommitOutOfTurn { transid: 99, after: 97 } },
         Notice::Aborted { fs, transid: 99, errno: -5 },
+        Notice::Undone { fs, on_disk: 98, undone: Span { first: 99, last: 99 }, findings: 1 },
+        Notice::Undone { fs, on_disk: 97, undone: Span { first: 98, last: 99 }, findings: 0 },
         Notice::GaveUp { fs, what: GaveUp::Histories { upto: 70 } },
         Notice::GaveUp { fs, what: GaveUp::FreedExtents { upto: 60 } },
         Notice::GaveUp { fs, what: GaveUp::Everything { in_use_bytes: 3 << 30 } },
@@ -299,6 +304,8 @@ pub(crate) fn life_cycle() -> Vec<Notice> {
     ]
 }
 
+const WRITES_DROPPED: BlindCause = BlindCause::WritesDropped { signalled: 99, on_disk: 97 };
+
 pub(crate) fn clean_summary() -> Summary {
     let coverage = Coverage {
         fs: FsSlot(0),
@@ -307,6 +314,7 @@ pub(crate) fn clean_summary() -> Summary {
         state: FsState::Live,
         verified: vec![Span { first: 41, last: 97 }],
         blind: Vec::new(),
+        undone: Vec::new(),
         events_seen: 5000,
         events_applied: 4900,
         events_on_disk: 99,
@@ -326,7 +334,11 @@ pub(crate) fn bad_summary() -> Summary {
     let fs = &mut summary.coverage[0];
     fs.state = FsState::Blind;
     fs.verified.push(Span { first: 120, last: 120 });
-    fs.blind.push(Span { first: 98, last: 119 });
+    let lost = Loss { fs: Some(FsSlot(0)), source: LossSource::RingBuffer, count: 12 };
+    let blind = |first, last, cause| BlindSpan { span: Span { first, last }, cause };
+    fs.blind.push(blind(98, 119, BlindCause::Lost(lost)));
+    fs.blind.push(blind(121, 122, WRITES_DROPPED));
+    fs.undone.push(Span { first: 122, last: 123 });
     fs.histories_given_up = Some(90);
     fs.freed_given_up = Some(45);
     summary.coverage.push(Coverage {
@@ -336,6 +348,7 @@ pub(crate) fn bad_summary() -> Summary {
         state: FsState::Refused,
         verified: Vec::new(),
         blind: Vec::new(),
+        undone: Vec::new(),
         events_seen: 0,
         events_applied: 0,
         events_on_disk: 0,

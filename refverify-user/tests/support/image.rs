@@ -44,6 +44,7 @@ type Key = (u64, u8, u64);
 type Item = (Key, Vec<u8>);
 
 /// A device whose blocks are replaced commit by commit.
+#[derive(Clone)]
 pub(crate) struct Image {
     blocks: BTreeMap<u64, Vec<u8>>,
     /// Metadata addresses that the newest superblock reaches.

@@ -57,6 +57,12 @@ impl Model {
         Self { extents: BTreeMap::new(), pinned: BTreeMap::new(), transid, clock_ns: 0 }
     }
 
+    /// The file system as it is mounted after a crash.
+    pub(crate) fn after_crash(&mut self, extents: BTreeMap<u64, Extent>, on_disk: u64) {
+        (self.extents, self.transid) = (extents, on_disk + 1);
+        self.pinned.clear();
+    }
+
     /// Transaction `transid` is on disk: what it freed can be used again.
     pub(crate) fn durable(&mut self, transid: u64) {
         self.pinned.retain(|_, freed_in| *freed_in > transid);

@@ -12,6 +12,8 @@ use refverify_user::{
     verify::{Finding, FsState, Notice, Outbox, Share, Summary, Verifier, VerifierConfig},
 };
 
+mod failing;
+
 use super::{
     image::{Extent, Image, METADATA_START, Trees},
     model::{Model, Rng},
@@ -35,6 +37,10 @@ pub(crate) struct World {
     reads: Vec<BlockRequest>,
     /// Whether reads give nonsense.
     spoilt: bool,
+    /// Whether what is written does not reach the disk.
+    pub(crate) drops_writes: bool,
+    /// What is on disk, for after a crash.
+    on_disk: Option<failing::OnDisk>,
     /// Reads of tree blocks that were answered.
     pub(crate) blocks_read: u64,
     verifier: Verifier,
@@ -54,7 +60,7 @@ struct Commit {
     written: Option<Trees>,
 }
 
-const FS: FsSlot = FsSlot(0);
+pub(crate) const FS: FsSlot = FsSlot(0);
 
 impl World {
     /// A file system with some extents, committed, and nobody watching.
@@ -74,6 +80,8 @@ impl World {
             lost: 0,
             reads: Vec::new(),
             spoilt: false,
+            drops_writes: false,
+            on_disk: None,
             blocks_read: 0,
             verifier: Verifier::new(config),
             armed: false,
@@ -123,6 +131,13 @@ impl World {
         }
     }
 
+    /// The newest signal of a commit in the ring buffer is gone, and nobody counts it.
+    pub(crate) fn lose_commit(&mut self) {
+        let is_commit = |message: &ToVerifier| matches!(message, ToVerifier::Commit { .. });
+        let place = self.ring.iter().rposition(is_commit).expect("a commit was signalled");
+        self.ring.remove(place);
+    }
+
     /// Arms the hooks and tells the verifier; what runs now may have been missed in part.
     pub(crate) fn attach(&mut self) {
         self.armed = true;
@@ -163,12 +178,20 @@ impl World {
     }
 
     fn begin_commit(&mut self) {
-        self.commit =
-            Some(Commit { transid: self.model.transid, extents: self.on_disk(), written: None });
+        self.commit = Some(Commit {
+            transid: self.model.transid,
+            extents: self.to_be_written(),
+            written: None,
+        });
         self.model.transid += 1;
     }
 
     fn go_on(&mut self, mut commit: Commit) {
+        if self.drops_writes {
+            self.push(ToVerifier::Commit { fs: FS, transid: commit.transid });
+            self.model.durable(commit.transid);
+            return;
+        }
         match commit.written.take() {
             None => {
                 commit.written = Some(self.image.write_trees(commit.transid, &commit.extents));
@@ -178,12 +201,13 @@ impl World {
                 self.image.write_superblock(&root);
                 self.push(ToVerifier::Commit { fs: FS, transid: commit.transid });
                 self.model.durable(commit.transid);
+                self.is_on_disk(commit.transid, commit.extents);
             }
         }
     }
 
     /// The extents as they will be written, with what is planted.
-    fn on_disk(&self) -> BTreeMap<u64, Extent> {
+    fn to_be_written(&self) -> BTreeMap<u64, Extent> {
         let mut extents = self.model.extents.clone();
         if let Some((bytenr, key)) = &self.missing_on_disk
             && let Some(extent) = extents.get_mut(bytenr)
@@ -238,6 +262,13 @@ impl World {
         self.tell(ToVerifier::Block(BlockAnswer { fs: FS, id: read.id, data: Ok(data.into()) }));
     }
 
+    /// Answers all reads that are under way, and those that follow from the answers.
+    pub(crate) fn answer_all(&mut self) {
+        while !self.reads.is_empty() {
+            self.answer_one();
+        }
+    }
+
     /// From now on reads give nonsense, or what is there.
     pub(crate) fn spoil_reads(&mut self, spoilt: bool) {
         self.spoilt = spoilt;
@@ -274,9 +305,7 @@ impl World {
         for _ in 0..4 {
             self.commit_now();
             self.drain();
-            while !self.reads.is_empty() {
-                self.answer_one();
-            }
+            self.answer_all();
         }
         self.drain();
     }

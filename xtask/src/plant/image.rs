@@ -90,6 +90,14 @@ impl Image {
         self.file.sync_all().context("cannot write the leaf to the device")
     }
 
+    /// Overwrites the checksum of the tree of roots' root, on every copy.
+    pub(super) fn spoil_tree_root(&self) -> Result<()> {
+        for offset in self.copies(self.root_tree)? {
+            self.file.write_all_at(&[0; 32], offset)?;
+        }
+        self.file.sync_all().context("cannot write to the device")
+    }
+
     fn search(&self, root: u64, key: Key) -> Result<Leaf> {
         let mut bytenr = root;
         for _ in 0..LEVELS_MAX {

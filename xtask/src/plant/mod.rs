@@ -51,6 +51,11 @@ pub(crate) fn plant(device: &Path, bytenr: u64, edit: Edit) -> Result<()> {
     image.write(leaf)
 }
 
+/// Makes the root of the tree of roots unreadable, on every copy. The device must not be mounted.
+pub(crate) fn spoil_tree_root(device: &Path) -> Result<()> {
+    Image::open(device)?.spoil_tree_root()
+}
+
 fn apply(leaf: &mut Leaf, bytenr: u64, edit: Edit) -> Result<()> {
     let slot = leaf
         .items

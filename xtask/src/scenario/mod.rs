@@ -14,6 +14,7 @@ mod cannot_start;
 mod compare;
 mod corpus;
 mod demo;
+mod failure;
 mod field;
 mod hello;
 mod honest;
@@ -26,6 +27,7 @@ mod planted;
 mod progs;
 mod replay;
 mod scratch;
+mod soak;
 mod workload;
 mod zoned;
 
@@ -56,7 +58,7 @@ pub(crate) struct Scenario {
 
 /// All of them, in the order in which they are run.
 pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
-    [SCENARIOS, life::SCENARIOS].into_iter().flatten()
+    [SCENARIOS, life::SCENARIOS, failure::SCENARIOS].into_iter().flatten()
 }
 
 /// Those that have no room of their own.
@@ -86,6 +88,12 @@ const SCENARIOS: &[Scenario] = &[
         run: honest::audited,
     },
     Scenario {
+        name: "soak",
+        about: "everything at once, with an audit of every commit: no finding, and exact",
+        tested: Tested::Everywhere,
+        run: soak::run,
+    },
+    Scenario {
         name: "losing",
         about: "events are lost again and again, and the ledger is exact after each time",
         tested: Tested::HereOnly,
@@ -102,6 +110,12 @@ const SCENARIOS: &[Scenario] = &[
         about: "the same after a device has joined, by which the kernel then names it",
         tested: Tested::HereOnly,
         run: honest::on_a_new_device,
+    },
+    Scenario {
+        name: "clone",
+        about: "the same on a clone of a mounted file system, under a temporary fsid",
+        tested: Tested::HereOnly,
+        run: honest::on_a_clone,
     },
     Scenario {
         name: "zoned",
@@ -229,14 +243,30 @@ const SCENARIOS: &[Scenario] = &[
 pub(crate) struct Place {
     /// The monitor's binary.
     pub(crate) monitor: PathBuf,
+    /// How long it is to work, for a scenario that can be told.
+    pub(crate) minutes: Option<u64>,
     device: Option<PathBuf>,
     dir: tempfile::TempDir,
 }
 
 impl Place {
-    pub(crate) fn new(monitor: PathBuf, device: Option<PathBuf>) -> Result<Self> {
+    pub(crate) fn new(
+        monitor: PathBuf,
+        device: Option<PathBuf>,
+        minutes: Option<u64>,
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("refverify-").tempdir();
-        Ok(Self { monitor, device, dir: dir.context("cannot make a directory to work in")? })
+        Ok(Self {
+            monitor,
+            minutes,
+            device,
+            dir: dir.context("cannot make a directory to work in")?,
+        })
+    }
+
+    /// The same, with a directory of its own.
+    pub(crate) fn another(&self) -> Result<Self> {
+        Self::new(self.monitor.clone(), self.device.clone(), self.minutes)
     }
 
     /// Whether there is one disk, and no other: in a VM.

@@ -40,7 +40,10 @@ impl Scratch {
     /// A loop device of `len_bytes`, of which there can be several, each with a mount point of its
     /// own.
     pub(crate) fn named(place: &Place, name: &str, len_bytes: u64) -> Result<Self> {
-        let device = loop_device(&place.dir().join(name), len_bytes)?;
+        Self::of_loop(place, loop_device(&place.dir().join(name), len_bytes)?, name)
+    }
+
+    fn of_loop(place: &Place, device: PathBuf, name: &str) -> Result<Self> {
         let mut scratch = Self::on(place, &device)?;
         scratch.loops.push(device);
         scratch.mount_point = place.dir().join(format!("{name}-mnt"));
@@ -72,6 +75,14 @@ impl Scratch {
         let second = scratch.add_loop(place, "second", len_bytes)?;
         scratch.others.push(second);
         Ok(Some(scratch))
+    }
+
+    /// A copy with the same fsid, unmounted, to be mounted elsewhere; not of a VM's disk.
+    pub(crate) fn copied(&self, place: &Place) -> Result<Self> {
+        let image = place.dir().join("copied");
+        run("blockdev", &["--flushbufs", self.device_name()])?;
+        run("cp", &["--sparse=always", text(&place.dir().join("scratch"))?, text(&image)?])?;
+        Self::of_loop(place, attach(&image)?, "copied")
     }
 
     /// One more loop device of a new image, not yet of the file system; detached with the others.
@@ -182,7 +193,14 @@ impl Drop for Scratch {
 /// A loop device of a new sparse file.
 fn loop_device(image: &Path, len_bytes: u64) -> Result<PathBuf> {
     File::create(image)?.set_len(len_bytes)?;
-    let image = image.to_str().context("the working directory's path is not UTF-8")?;
-    let device = run("losetup", &["--find", "--show", image])?;
+    attach(image)
+}
+
+fn attach(image: &Path) -> Result<PathBuf> {
+    let device = run("losetup", &["--find", "--show", text(image)?])?;
     Ok(PathBuf::from(device.trim()))
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("the working directory's path is not UTF-8")
 }

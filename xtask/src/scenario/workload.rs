@@ -35,6 +35,14 @@ const FILE_SECTORS: u64 = 96;
 /// Snapshots that exist at a time.
 const SNAPSHOTS: u64 = 4;
 
+/// From metadata twice and data once, and back; on one device nothing else can be had. To give up
+/// the second copy of metadata has to be forced.
+const CONVERSIONS: [&[&str]; 3] = [
+    &["--force", "-mconvert=single", "-dconvert=dup"],
+    &["--full-balance"],
+    &["--force", "-mconvert=dup", "-dconvert=single"],
+];
+
 /// Work going on in threads until stopped.
 pub(crate) struct Workload {
     shared: Arc<Shared>,
@@ -49,6 +57,8 @@ struct Shared {
     operations: AtomicU64,
     balances: AtomicU64,
     snapshots: AtomicU64,
+    /// Held while a snapshot is made.
+    snapshotting: Arc<Mutex<()>>,
     /// Held by the balance thread while it starts or runs one.
     balancing: Mutex<()>,
 }
@@ -56,7 +66,10 @@ struct Shared {
 /// Whether balances are part of the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Balances {
+    /// All of it, again and again.
     Running,
+    /// The same, to another profile each time.
+    Converting,
     None,
 }
 
@@ -79,6 +92,7 @@ impl Workload {
             operations: AtomicU64::new(0),
             balances: AtomicU64::new(0),
             snapshots: AtomicU64::new(0),
+            snapshotting: Arc::default(),
             balancing: Mutex::new(()),
         });
         let mut threads = Vec::new();
@@ -94,8 +108,10 @@ impl Workload {
             threads.push(thread::spawn(move || job(&shared)));
         };
         start(take_snapshots);
-        if balances == Balances::Running {
-            start(run_balances);
+        match balances {
+            Balances::Running => start(|shared| run_balances(shared, &[&["--full-balance"]])),
+            Balances::Converting => start(|shared| run_balances(shared, &CONVERSIONS)),
+            Balances::None => {}
         }
         Ok(Self { shared, threads })
     }
@@ -105,15 +121,21 @@ impl Workload {
         let end = Instant::now() + limit;
         let goal = self.shared.operations.load(Relaxed) + operations;
         while self.shared.operations.load(Relaxed) < goal {
-            if let Some(ended) = self.threads.iter().position(JoinHandle::is_finished) {
-                join(self.threads.swap_remove(ended))?;
-                bail!("a thread of the workload ended early");
-            }
+            self.check()?;
             if Instant::now() > end {
                 let done = self.shared.operations.load(Relaxed);
                 bail!("the workload did {done} of {goal} operations in {} s", limit.as_secs());
             }
             thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// An error if a thread has ended: they go on until stopped.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        if let Some(ended) = self.threads.iter().position(JoinHandle::is_finished) {
+            join(self.threads.swap_remove(ended))?;
+            bail!("a thread of the workload ended early");
         }
         Ok(())
     }
@@ -136,6 +158,11 @@ impl Workload {
             thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// Who holds it keeps snapshots from being made.
+    pub(crate) fn snapshotting(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.shared.snapshotting)
     }
 
     /// Lets balances go on.
@@ -298,7 +325,9 @@ fn take_snapshots(shared: &Shared) -> Result<()> {
         }
         goal = shared.operations.load(Relaxed) + 400;
         let number = shared.snapshots.fetch_add(1, Relaxed);
+        let held = shared.snapshotting.lock().map_err(|_| anyhow!("the lock is poisoned"))?;
         run("btrfs", &["subvolume", "snapshot", text(&source)?, text(&snapshot(number))?])?;
+        drop(held);
         if number >= SNAPSHOTS {
             run("btrfs", &["subvolume", "delete", text(&snapshot(number - SNAPSHOTS))?])?;
         }
@@ -306,9 +335,11 @@ fn take_snapshots(shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-/// Balances everything, again and again; goes on with one that was paused.
-fn run_balances(shared: &Shared) -> Result<()> {
+/// Balances again and again, with each of these arguments in turn; goes on with one that was
+/// paused.
+fn run_balances(shared: &Shared, kinds: &[&[&str]]) -> Result<()> {
     let mount_point = text(&shared.mount_point)?;
+    let mut kinds = kinds.iter().cycle();
     let mut paused = false;
     while !shared.stopping() {
         let held = shared.balancing.lock().map_err(|_| anyhow!("the lock is poisoned"))?;
@@ -321,7 +352,8 @@ fn run_balances(shared: &Shared) -> Result<()> {
         if paused {
             command.args(["balance", "resume", mount_point]);
         } else {
-            command.args(["balance", "start", "--full-balance", mount_point]);
+            command.args(["balance", "start"]).args(*kinds.next().context("no kind of balance")?);
+            command.arg(mount_point);
         }
         let done = command::finish(&mut command, Duration::from_mins(10))?;
         // The status of one that was paused differs between versions of btrfs-progs.
@@ -362,7 +394,8 @@ impl Random {
         // One word a sector tells sectors apart; more would only cost time.
         for sector in bytes.chunks_mut(4096) {
             let word = self.next().to_le_bytes();
-            sector[..8].copy_from_slice(&word);
+            let len = sector.len().min(word.len());
+            sector[..len].copy_from_slice(&word[..len]);
         }
     }
 }

@@ -16,6 +16,9 @@ pub(crate) const MONITOR: &str = "/bin/refverify-monitor";
 /// What on the kernel's command line names the scenario.
 pub(crate) const SCENARIO_PARAMETER: &str = "refverify.scenario";
 
+/// What there says how many minutes it is to work.
+pub(crate) const MINUTES_PARAMETER: &str = "refverify.minutes";
+
 /// Length of the scratch disk.
 pub(crate) const DISK_LEN_BYTES: u64 = 3 << 30;
 

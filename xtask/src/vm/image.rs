@@ -13,8 +13,16 @@ use super::{agreement, initramfs::Archive, kernel::Kernel, modules};
 use crate::{command, machine};
 
 /// The host's programs that scenarios start.
-const PROGRAMS: [&str; 7] =
-    ["btrfs", "mkfs.btrfs", "blockdev", "fsfreeze", "losetup", "systemd-journald", "journalctl"];
+const PROGRAMS: [&str; 8] = [
+    "btrfs",
+    "mkfs.btrfs",
+    "blockdev",
+    "dmsetup",
+    "fsfreeze",
+    "losetup",
+    "systemd-journald",
+    "journalctl",
+];
 
 /// What else an image is to hold. It takes the place of what every image holds.
 #[derive(Default)]

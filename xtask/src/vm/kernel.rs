@@ -35,7 +35,7 @@ pub(crate) const LINES: [Line; 3] = [
 ];
 
 /// In a kernel's directory: names its release, and says that all of it is there.
-const MARKER: &str = "release-with-network";
+const MARKER: &str = "release-with-device-mapper";
 
 /// An unpacked kernel package.
 pub(crate) struct Kernel {
@@ -116,7 +116,8 @@ fn unpack(package: &Path, dir: &Path) -> Result<()> {
                   '*/kernel/lib/*' '*/kernel/arch/*' '*/kernel/drivers/block/*' \
                   '*/kernel/drivers/virtio/*' '*/kernel/drivers/net/virtio_net*' \
                   '*/kernel/drivers/net/net_failover*' '*/kernel/net/core/*' \
-                  '*/kernel/drivers/char/*virtio*'";
+                  '*/kernel/drivers/char/*virtio*' '*/kernel/drivers/md/dm-*' \
+                  '*/kernel/drivers/dax/*'";
     output(
         Command::new("bash").args(["-o", "pipefail", "-c", script, "unpack"]).args([package, dir]),
         LIMIT,

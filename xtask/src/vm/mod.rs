@@ -48,13 +48,24 @@ impl Vm {
 
     /// Boots, runs one scenario, and says how it ended.
     pub(crate) fn run(&self, scenario: &str, echo: Echo) -> Result<Verdict> {
+        self.run_for(scenario, None, echo)
+    }
+
+    /// The same with a scenario that is told how long to work.
+    pub(crate) fn run_for(
+        &self,
+        scenario: &str,
+        minutes: Option<u64>,
+        echo: Echo,
+    ) -> Result<Verdict> {
         let line = self.kernel.line.name;
         qemu::run(&qemu::Boot {
             kernel: &self.kernel.vmlinuz,
             initramfs: &self.initramfs,
             scenario,
+            minutes,
             log: workspace::vm().join(format!("{line}-{scenario}.log")),
-            limit: Duration::from_mins(15),
+            limit: Duration::from_mins(15 + minutes.unwrap_or(0)),
             echo,
         })
     }

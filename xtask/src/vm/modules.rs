@@ -19,8 +19,8 @@ const NEEDED: [&str; 3] = ["virtio_pci", "virtio_blk", "btrfs"];
 /// Checksums that btrfs asks the crypto layer for at run time (`MODULE_SOFTDEP` in
 /// fs/btrfs/super.c), and loop devices: taken where the kernel has them as modules.
 /// A network and a console port are for those guests that are reached from outside; `null_blk` is
-/// the zoned device.
-const WANTED: [&str; 9] = [
+/// the zoned device; device-mapper drops writes, fails them and keeps a log of them.
+const WANTED: [&str; 11] = [
     "crc32c_generic",
     "crc32c_intel",
     "xxhash_generic",
@@ -30,6 +30,8 @@ const WANTED: [&str; 9] = [
     "virtio_net",
     "virtio_console",
     "null_blk",
+    "dm_flakey",
+    "dm_log_writes",
 ];
 
 /// A module, unpacked.

@@ -1,6 +1,7 @@
 //! One boot: QEMU, its console, and how it ended.
 
 use std::{
+    fmt::Write as _,
     fs::File,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -26,6 +27,8 @@ pub(super) struct Boot<'a> {
     pub(super) kernel: &'a Path,
     pub(super) initramfs: &'a Path,
     pub(super) scenario: &'a str,
+    /// How long it is to work, where it can be told.
+    pub(super) minutes: Option<u64>,
     /// Where the console is kept.
     pub(super) log: PathBuf,
     pub(super) limit: Duration,
@@ -66,7 +69,10 @@ pub(super) fn kernel_parameters(scenario: &str) -> String {
 }
 
 fn start(boot: &Boot, disk: &Path, complaints: File) -> Result<Child> {
-    let append = kernel_parameters(boot.scenario);
+    let mut append = kernel_parameters(boot.scenario);
+    if let Some(minutes) = boot.minutes {
+        let _ = write!(append, " {}={minutes}", agreement::MINUTES_PARAMETER);
+    }
     command(boot.kernel, boot.initramfs, &append, disk)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -159,6 +165,7 @@ mod tests {
             kernel: Path::new("none"),
             initramfs: Path::new("none"),
             scenario: "none",
+            minutes: None,
             log: PathBuf::from("none"),
             limit,
             echo: Echo::Nothing,

@@ -167,6 +167,7 @@ fn put_loss(out: &mut BytesMut, loss: &Loss) {
         LossSource::RingBuffer => 1,
         LossSource::ProgramMissed => 2,
         LossSource::Unreadable => 3,
+        LossSource::OutOfOrder => 4,
     });
     put_uint(out, count);
 }
@@ -312,6 +313,7 @@ fn loss(cursor: &mut Cursor<'_>) -> Result<Loss, DecodeError> {
         1 => LossSource::RingBuffer,
         2 => LossSource::ProgramMissed,
         3 => LossSource::Unreadable,
+        4 => LossSource::OutOfOrder,
         other => return Err(cursor.unknown("source of loss", other)),
     };
     Ok(Loss { fs, source, count: cursor.uint("count of lost events")? })

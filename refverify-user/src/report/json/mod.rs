@@ -14,10 +14,10 @@ use super::{
 };
 use crate::{
     feed::{FsSlot, Hello, HookMode, Loss, LossSource},
-    verify::{GaveUp, Notice},
+    verify::{BlindCause, Disorder, GaveUp, Notice},
 };
 use finding::FindingBody;
-use summary::SummaryBody;
+use summary::{SpanBody, SummaryBody};
 
 pub(super) mod finding;
 mod summary;
@@ -56,7 +56,9 @@ enum Body {
     Seeded(SeededBody),
     Finding(Box<FindingBody>),
     Blind(BlindBody),
+    OutOfOrder(OutOfOrderBody),
     Aborted(AbortedBody),
+    Undone(UndoneBody),
     GaveUp(GaveUpBody),
     MirrorFailed(MirrorFailedBody),
     Refused(RefusedBody),
@@ -116,8 +118,31 @@ struct BlindBody {
     #[serde(flatten)]
     fs: FileSystemBody,
     source: &'static str,
-    events_lost: u64,
+    /// Where events were lost.
+    events_lost: Option<u64>,
+    /// Where writes are dropped: the commit that is not on disk, and what is.
+    signalled: Option<u64>,
+    on_disk: Option<u64>,
     verified_upto: u64,
+}
+
+#[derive(Serialize)]
+struct OutOfOrderBody {
+    #[serde(flatten)]
+    fs: FileSystemBody,
+    what: &'static str,
+    transid: u64,
+    after: u64,
+}
+
+#[derive(Serialize)]
+struct UndoneBody {
+    #[serde(flatten)]
+    fs: FileSystemBody,
+    on_disk: u64,
+    #[serde(flatten)]
+    undone: SpanBody,
+    findings: u64,
 }
 
 #[derive(Serialize)]
@@ -186,12 +211,18 @@ fn body(notice: &Notice, watched: &Watched, delivery: Option<Delivery>) -> Optio
             let name = watched.name(finding.fs);
             Body::Finding(Box::new(FindingBody::new(finding, name)))
         }
-        Notice::Blind { fs: slot, loss, verified_upto } => Body::Blind(BlindBody {
+        Notice::Blind { fs: slot, cause, verified_upto } => {
+            Body::Blind(BlindBody::new(fs(slot), cause, *verified_upto))
+        }
+        Notice::Undone { fs: slot, on_disk, undone, findings } => Body::Undone(UndoneBody {
             fs: fs(slot),
-            source: loss_source(loss),
-            events_lost: loss.count,
-            verified_upto: *verified_upto,
+            on_disk: *on_disk,
+            undone: undone.into(),
+            findings: *findings,
         }),
+        Notice::OutOfOrder { fs: slot, disorder } => {
+            Body::OutOfOrder(OutOfOrderBody::new(fs(slot), *disorder))
+        }
         Notice::Aborted { fs: slot, transid, errno } => {
             Body::Aborted(AbortedBody { fs: fs(slot), transid: *transid, errno: *errno })
         }
@@ -208,6 +239,31 @@ fn body(notice: &Notice, watched: &Watched, delivery: Option<Delivery>) -> Optio
         Notice::Dump(_) => return None,
     };
     Some(body)
+}
+
+impl OutOfOrderBody {
+    fn new(fs: FileSystemBody, disorder: Disorder) -> Self {
+        let (what, transid, after) = match disorder {
+            Disorder::EventGoesBack { transid, after } => ("event_goes_back", transid, after),
+            Disorder::EventIsDurable { transid, durable } => ("event_is_durable", transid, durable),
+            Disorder::CommitOutOfTurn { transid, after } => ("commit_out_of_turn", transid, after),
+        };
+        Self { fs, what, transid, after }
+    }
+}
+
+impl BlindBody {
+    fn new(fs: FileSystemBody, cause: &BlindCause, verified_upto: u64) -> Self {
+        let (events_lost, signalled, on_disk) = match *cause {
+            BlindCause::Lost(loss) => (Some(loss.count), None, None),
+            BlindCause::WritesDropped { signalled, on_disk } => {
+                (None, Some(signalled), Some(on_disk))
+            }
+            BlindCause::NoSuperblock => (None, None, None),
+        };
+        let source = blind_source(cause);
+        Self { fs, source, events_lost, signalled, on_disk, verified_upto }
+    }
 }
 
 impl GaveUpBody {
@@ -242,10 +298,19 @@ impl From<Name> for FileSystemBody {
     }
 }
 
+fn blind_source(cause: &BlindCause) -> &'static str {
+    match cause {
+        BlindCause::Lost(loss) => loss_source(loss),
+        BlindCause::WritesDropped { .. } => "writes_dropped",
+        BlindCause::NoSuperblock => "no_superblock",
+    }
+}
+
 fn loss_source(loss: &Loss) -> &'static str {
     match loss.source {
         LossSource::RingBuffer => "ring_buffer",
         LossSource::ProgramMissed => "program_missed",
         LossSource::Unreadable => "unreadable",
+        LossSource::OutOfOrder => "out_of_order",
     }
 }

@@ -3,11 +3,11 @@
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::loss_source;
+use super::{blind_source, loss_source};
 use crate::{
     feed::Loss,
     report::{journal::Delivery, watched::Watched},
-    verify::{Coverage, Span, Summary},
+    verify::{BlindSpan, Coverage, Span, Summary},
 };
 
 #[derive(Serialize)]
@@ -27,7 +27,8 @@ struct CoverageBody {
     fsid: Option<String>,
     state: &'static str,
     verified: Vec<SpanBody>,
-    blind: Vec<SpanBody>,
+    blind: Vec<BlindSpanBody>,
+    undone: Vec<SpanBody>,
     events_seen: u64,
     events_applied: u64,
     events_on_disk: u64,
@@ -40,9 +41,17 @@ struct CoverageBody {
 }
 
 #[derive(Serialize)]
-struct SpanBody {
+pub(super) struct SpanBody {
     first: u64,
     last: u64,
+}
+
+#[derive(Serialize)]
+struct BlindSpanBody {
+    #[serde(flatten)]
+    span: SpanBody,
+    /// As in the line that told of it.
+    source: &'static str,
 }
 
 #[derive(Serialize)]
@@ -95,7 +104,8 @@ impl CoverageBody {
             fsid: fs.fsid.as_ref().map(Uuid::to_string),
             state: fs.state.name(),
             verified: spans(&fs.verified),
-            blind: spans(&fs.blind),
+            blind: fs.blind.iter().map(BlindSpanBody::from).collect(),
+            undone: spans(&fs.undone),
             events_seen: fs.events_seen,
             events_applied: fs.events_applied,
             events_on_disk: fs.events_on_disk,
@@ -110,5 +120,17 @@ impl CoverageBody {
 }
 
 fn spans(spans: &[Span]) -> Vec<SpanBody> {
-    spans.iter().map(|&Span { first, last }| SpanBody { first, last }).collect()
+    spans.iter().map(SpanBody::from).collect()
+}
+
+impl From<&Span> for SpanBody {
+    fn from(&Span { first, last }: &Span) -> Self {
+        Self { first, last }
+    }
+}
+
+impl From<&BlindSpan> for BlindSpanBody {
+    fn from(BlindSpan { span, cause }: &BlindSpan) -> Self {
+        Self { span: span.into(), source: blind_source(cause) }
+    }
 }

@@ -109,14 +109,12 @@ impl FileSystem {
                 self.stop_reading();
             }
             Progress::Waits { durable } => {
-                let device = &self.device;
-                tracing::warn!(
-                    "{device}: commit {} was signalled, but the superblock is that of {durable}",
-                    self.signalled
-                );
+                tracing::debug!("{}: an audit met superblock {durable}", self.device);
                 self.give_up_audit();
+                self.check.is_due = true;
             }
-            Progress::Failed(reason) => {
+            Progress::WentBack { before, now } => self.writes_are_dropped(before, now, fx),
+            Progress::Failed { reason, .. } => {
                 tracing::warn!("{}: an audit could not be made: {reason}", self.device);
                 self.give_up_audit();
             }

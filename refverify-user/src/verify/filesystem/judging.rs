@@ -5,7 +5,7 @@ use std::{mem, ops::Range};
 use crate::{
     feed::{Change, Event},
     verify::{
-        Cause, Finding, FindingKind, Symbols,
+        Cause, Disorder, Finding, FindingKind, Symbols,
         cut::{Ruling, Waiting, place},
         filesystem::FileSystem,
         gate::{Gate, LastEvent},
@@ -15,10 +15,15 @@ use crate::{
 
 impl FileSystem {
     /// One event has come.
-    pub(crate) fn event(&mut self, event: Event, gate: &mut Gate) {
+    pub(crate) fn event(&mut self, event: Event, gate: &mut Gate) -> Result<(), Disorder> {
         self.counts.seen += 1;
         if !self.is_watching() {
-            return;
+            return Ok(());
+        }
+        if let Err(disorder) = self.order.event(event.transid) {
+            self.newest_transid = event.transid;
+            self.counts.on_disk += 1;
+            return Err(disorder);
         }
         self.newest_transid = self.newest_transid.max(event.transid);
         gate.saw(&event);
@@ -33,6 +38,7 @@ impl FileSystem {
                 self.remove_group(&event, None, gate);
             }
         }
+        Ok(())
     }
 
     /// Judges the events that are ready, all at once: the ledger is quicker so.
@@ -94,6 +100,7 @@ impl FileSystem {
         if let Change::Ref { bytenr, .. } = event.change {
             self.distrust(bytenr, event.transid);
         }
+        *self.found_in.entry(event.transid).or_insert(0) += 1;
         gate.hold(Finding {
             kind: violation.kind,
             fs: self.slot,

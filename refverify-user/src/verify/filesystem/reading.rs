@@ -13,7 +13,7 @@ use crate::{
         Cause, Finding, FindingKind, FsState, Notice, Symbols,
         audit::Audit,
         cut::Unread,
-        filesystem::{Effects, FileSystem, READING_SHIFT},
+        filesystem::{Effects, FileSystem, READING_SHIFT, SuperblockCheck},
         gate::Gate,
         ledger::Ledger as _,
         seeder::{Progress, Seeder},
@@ -23,6 +23,10 @@ use crate::{
 impl FileSystem {
     /// The answer to a read.
     pub(crate) fn answer(&mut self, answer: BlockAnswer, gate: &mut Gate, fx: &mut Effects) {
+        if SuperblockCheck::is_for(answer.id) {
+            self.take_superblock(&answer, fx);
+            return;
+        }
         if answer.id >> READING_SHIFT != self.reading {
             return;
         }
@@ -109,7 +113,9 @@ impl FileSystem {
             }
             Progress::MirrorFailed(fault) => self.mirror_failed(&fault, fx),
             Progress::Waits { durable } => self.waits(durable, fx),
-            Progress::Failed(reason) => self.refuse(reason, fx),
+            Progress::WentBack { before, now } => self.writes_are_dropped(before, now, fx),
+            Progress::Failed { reason, may_pass: true } => self.refuse_for_now(reason, fx),
+            Progress::Failed { reason, may_pass: false } => self.refuse(reason, fx),
             Progress::Done { generation } => self.range_read(generation, fx),
         }
     }
@@ -204,6 +210,9 @@ impl FileSystem {
 
     /// The seeder's range is read; there may be others, for extents that are distrusted.
     pub(super) fn range_read(&mut self, generation: u64, fx: &mut Effects) {
+        if let Some(seeder) = &self.seeder {
+            self.check.expect_devices(seeder.devids());
+        }
         self.stop_reading();
         if self.state != FsState::Live && !self.covers_all_but_distrusted() {
             self.read_next_unread(fx);

@@ -1,0 +1,65 @@
+//! What goes wrong in a file system's life: transactions that are aborted, crashes, and older
+//! contents that come back.
+
+use std::collections::BTreeMap;
+
+use refverify_user::feed::{Mount, ToVerifier};
+
+use super::{Extent, FS, Image, World};
+
+/// What is on disk: enough to mount it again.
+#[derive(Clone)]
+pub(crate) struct OnDisk {
+    image: Image,
+    extents: BTreeMap<u64, Extent>,
+    /// The superblock's generation.
+    pub(crate) generation: u64,
+}
+
+impl World {
+    /// A superblock was written.
+    pub(super) fn is_on_disk(&mut self, generation: u64, extents: BTreeMap<u64, Extent>) {
+        self.on_disk = Some(OnDisk { image: self.image.clone(), extents, generation });
+    }
+
+    /// What is on disk now.
+    pub(crate) fn disk(&self) -> OnDisk {
+        self.on_disk.clone().expect("the world begins with a commit")
+    }
+
+    /// The running transaction is aborted, and its number returned. One that is being committed
+    /// dies with it, or is written all the same.
+    pub(crate) fn abort(&mut self) -> u64 {
+        if self.commit.is_none() && self.rng.one_in(2) {
+            self.begin_commit();
+            self.change();
+        }
+        let transid = self.model.transid;
+        self.push(ToVerifier::Abort { fs: FS, transid, errno: -5 });
+        if self.rng.one_in(2) {
+            while self.commit.is_some() {
+                self.commit_some();
+            }
+        }
+        self.commit = None;
+        transid
+    }
+
+    /// The file system goes without a commit, and everything about it is drained.
+    pub(crate) fn crash(&mut self) {
+        self.commit = None;
+        self.unmount();
+        self.answer_all();
+    }
+
+    /// Mounts what was on disk once, with the hooks armed.
+    pub(crate) fn mount(&mut self, disk: OnDisk) {
+        let OnDisk { image, extents, generation } = disk.clone();
+        self.image = image;
+        self.model.after_crash(extents, generation);
+        self.on_disk = Some(disk);
+        self.drops_writes = false;
+        let device = "/dev/simulated".into();
+        self.push(ToVerifier::Mount(Mount { fs: FS, device, first_usable_generation: 0 }));
+    }
+}

@@ -1,0 +1,236 @@
+//! Device-mapper below the file system: it drops writes, fails them, and logs them. The monitor is
+//! given the device below, or the mapped one.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    Disk, LEN_BYTES, Outcome, Place, Scratch, compare_at_rest, compare_frozen, end, is_read_only,
+    number, work, work_and_sync,
+};
+use crate::{
+    command::run,
+    scenario::{
+        compare::superblock,
+        field::sync,
+        monitor::{Monitor, STATUS_COVERAGE_LOST},
+    },
+};
+
+/// Length of the device, in sectors of 512 bytes.
+const SECTORS: u64 = LEN_BYTES / 512;
+
+/// The primary superblock.
+const SUPERBLOCK_SECTOR: u64 = 128;
+
+/// Its length.
+const SUPERBLOCK_SECTORS: u64 = 8;
+
+pub(super) fn run_all(place: &Place) -> Result<Outcome> {
+    if !Path::new("/dev/mapper/control").exists() {
+        return Ok(Outcome::Skipped("this kernel has no device-mapper".to_owned()));
+    }
+    drop_writes(place).context("writes that are dropped")?;
+    failed_super_write(place).context("a superblock that cannot be written")?;
+    given_the_one_below(place).context("a device under dm-flakey and dm-log-writes")?;
+    given_the_mapped_one(place).context("a device that was mapped")?;
+    Ok(Outcome::Passed)
+}
+
+/// A mapped device, removed when dropped.
+struct Mapped {
+    name: &'static str,
+    path: PathBuf,
+}
+
+impl Mapped {
+    fn new(name: &'static str, table: &str) -> Result<Self> {
+        dmsetup(&["create", name, "--table", table])?;
+        Ok(Self { name, path: Path::new("/dev/mapper").join(name) })
+    }
+
+    fn path_name(&self) -> &str {
+        self.path.to_str().expect("names here are ASCII")
+    }
+
+    /// Puts another table in force. Without `--noflush` what is under way ends first.
+    fn swap(&self, table: &str) -> Result<()> {
+        dmsetup(&["suspend", "--nolockfs", self.name])?;
+        dmsetup(&["load", self.name, "--table", table])?;
+        dmsetup(&["resume", self.name])
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        let _ = dmsetup(&["remove", "--retry", self.name]);
+    }
+}
+
+/// There is no udev in a VM.
+fn dmsetup(args: &[&str]) -> Result<()> {
+    run("dmsetup", &[&["--noudevrules", "--noudevsync"], args].concat()).map(drop)
+}
+
+/// A table that is always as it should be (dm-flakey: seconds up, seconds down).
+fn up(below: &str) -> String {
+    format!("0 {SECTORS} flakey {below} 0 180 0")
+}
+
+/// One that drops all writes, silently.
+fn dropping(below: &str) -> String {
+    format!("0 {SECTORS} flakey {below} 0 0 180 1 drop_writes")
+}
+
+/// One that fails writes of the primary superblock, and takes all others.
+fn without_superblock(below: &str) -> String {
+    let after = SUPERBLOCK_SECTOR + SUPERBLOCK_SECTORS;
+    format!(
+        "0 {SUPERBLOCK_SECTOR} linear {below} 0\n\
+         {SUPERBLOCK_SECTOR} {SUPERBLOCK_SECTORS} flakey {below} {SUPERBLOCK_SECTOR} 0 180 1 \
+         error_writes\n\
+         {after} {} linear {below} {after}\n",
+        SECTORS - after
+    )
+}
+
+/// Writes are dropped: the file system is blind from there, and what was committed after it never
+/// was, once it is mounted again.
+fn drop_writes(place: &Place) -> Result<()> {
+    let disk = Disk::new(place.dir().join("dropping"))?;
+    let flakey = Mapped::new("flakey", &up(disk.name()))?;
+    let mut scratch = Scratch::on(place, &flakey.path)?;
+    scratch.mkfs(&[])?;
+    let mut monitor = Monitor::start(place, flakey.path_name(), &[])?;
+    scratch.mount()?;
+    monitor.wait_for("seeded")?;
+    work_and_sync(&scratch, 1)?;
+    compare_frozen(&scratch, &mut monitor, "before writes are dropped")?;
+    let before = superblock(&scratch.device)?.generation;
+
+    flakey.swap(&dropping(disk.name()))?;
+    work_and_sync(&scratch, 2)?;
+    let blind = monitor.wait_for("blind")?;
+    println!("{blind}");
+    ensure!(blind["source"] == "writes_dropped", "{blind}");
+    ensure!(number(&blind, "on_disk")? == before, "the superblock is of {before}: {blind}");
+    // What is dropped may be read back: then the kernel gives up.
+    let _ = work(&scratch, 3);
+    let _ = sync(&scratch);
+    scratch.unmount()?;
+    monitor.wait_for("unmounted")?;
+    let undone = monitor.wait_for("undone")?;
+    println!("{undone}");
+    ensure!(number(&undone, "on_disk")? == before, "the superblock is of {before}: {undone}");
+
+    flakey.swap(&up(disk.name()))?;
+    scratch.mount()?;
+    monitor.wait_for_nth("seeded", 2)?;
+    work_and_sync(&scratch, 4)?;
+    compare_frozen(&scratch, &mut monitor, "after writes were dropped")?;
+    scratch.unmount()?;
+    monitor.wait_for_nth("unmounted", 2)?;
+    let ended = end(monitor, STATUS_COVERAGE_LOST, 0)?;
+    let coverage = ended.coverage()?;
+    println!("{coverage}");
+    ensure!(coverage["blind"][0]["first"] == before + 1, "{coverage}");
+    ensure!(coverage["undone"][0]["first"] == before + 1, "{coverage}");
+    Ok(())
+}
+
+/// All trees of a transaction are written, but not its superblock: then it never was.
+fn failed_super_write(place: &Place) -> Result<()> {
+    let disk = Disk::new(place.dir().join("superless"))?;
+    let flakey = Mapped::new("flakey", &up(disk.name()))?;
+    let mut scratch = Scratch::on(place, &flakey.path)?;
+    scratch.mkfs(&[])?;
+    let mut monitor = Monitor::start(place, flakey.path_name(), &[])?;
+    scratch.mount()?;
+    monitor.wait_for("seeded")?;
+    work_and_sync(&scratch, 1)?;
+    compare_frozen(&scratch, &mut monitor, "before the superblock fails")?;
+    let before = superblock(&scratch.device)?.generation;
+
+    flakey.swap(&without_superblock(disk.name()))?;
+    let _ = work(&scratch, 2);
+    let _ = sync(&scratch);
+    ensure!(is_read_only(&scratch)?, "the kernel did not notice");
+    println!("{}", monitor.wait_for("aborted")?);
+    let undone = monitor.wait_for("undone")?;
+    println!("{undone}");
+    ensure!(number(&undone, "on_disk")? == before, "the superblock is of {before}: {undone}");
+    compare_at_rest(&scratch, &mut monitor, "aborted", "after the superblock failed")?;
+    scratch.unmount()?;
+    monitor.wait_for("unmounted")?;
+
+    flakey.swap(&up(disk.name()))?;
+    scratch.mount()?;
+    monitor.wait_for_nth("seeded", 2)?;
+    work_and_sync(&scratch, 3)?;
+    compare_frozen(&scratch, &mut monitor, "mounted again")?;
+    scratch.unmount()?;
+    monitor.wait_for_nth("unmounted", 2)?;
+    end(monitor, 0, 0)?;
+    Ok(())
+}
+
+/// As fstests does: the monitor is given the device, and between mounts devices are put on it.
+fn given_the_one_below(place: &Place) -> Result<()> {
+    let disk = Disk::new(place.dir().join("below"))?;
+    let log = Disk::new(place.dir().join("log"))?;
+    let mut scratch = Scratch::on(place, &disk.device)?;
+    scratch.mkfs(&[])?;
+    let mut monitor = Monitor::start(place, disk.name(), &[])?;
+    for (round, table) in [
+        String::new(),
+        up(disk.name()),
+        format!("0 {SECTORS} log-writes {} {}", disk.name(), log.name()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mapped = if table.is_empty() { None } else { Some(Mapped::new("stacked", &table)?) };
+        let device = mapped.as_ref().map_or(&disk.device, |mapped| &mapped.path).clone();
+        mounted_by(&mut scratch, &mut monitor, &device, round)?;
+    }
+    end(monitor, 0, 0)?.expect_clean()
+}
+
+/// The monitor is given the mapped device, which goes: what is mounted then is the one below.
+fn given_the_mapped_one(place: &Place) -> Result<()> {
+    let disk = Disk::new(place.dir().join("was-mapped"))?;
+    let mapped = Mapped::new("stacked", &up(disk.name()))?;
+    let mut scratch = Scratch::on(place, &mapped.path)?;
+    scratch.mkfs(&[])?;
+    let path = mapped.path.clone();
+    let mut monitor = Monitor::start(place, mapped.path_name(), &[])?;
+    mounted_by(&mut scratch, &mut monitor, &path, 0)?;
+    drop(mapped);
+    ensure!(!fs::exists(&path)?, "the monitor keeps {} from being removed", path.display());
+    mounted_by(&mut scratch, &mut monitor, &disk.device, 1)?;
+    end(monitor, 0, 0)?.expect_clean()
+}
+
+/// Mounts by a device, works, compares, and unmounts.
+pub(super) fn mounted_by(
+    scratch: &mut Scratch,
+    monitor: &mut Monitor,
+    device: &Path,
+    round: usize,
+) -> Result<()> {
+    scratch.device = device.to_owned();
+    scratch.mount()?;
+    let mounted = monitor.wait_for_nth("mounted", round + 1)?;
+    work_and_sync(scratch, round as u64)?;
+    monitor.wait_for_nth("seeded", round + 1)?;
+    work_and_sync(scratch, round as u64 + 10)?;
+    let when = format!("mounted by {}", device.display());
+    compare_frozen(scratch, monitor, &when)?;
+    println!("{when}: {mounted}");
+    scratch.unmount()?;
+    monitor.wait_for_nth("unmounted", round + 1).map(drop)
+}

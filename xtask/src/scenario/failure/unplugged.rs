@@ -1,0 +1,53 @@
+//! A device is pulled out while it is mounted. Here `null_blk` plays one, in a VM.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use rustix::mount::{MountFlags, mount};
+
+use super::{Outcome, Place, Scratch, compare_frozen, end, work, work_and_sync};
+use crate::scenario::{
+    field::sync,
+    monitor::{Monitor, STATUS_COVERAGE_LOST},
+};
+
+/// Where devices are made and taken away (kernel: `Documentation/block/null_blk.rst`).
+const CONFIGFS: &str = "/sys/kernel/config";
+
+pub(super) fn run(place: &Place) -> Result<Outcome> {
+    if !place.has_device() {
+        return Ok(Outcome::Skipped("only a VM has null_blk".to_owned()));
+    }
+    let nullb = Path::new(CONFIGFS).join("nullb");
+    if !nullb.exists() {
+        mount("configfs", CONFIGFS, "configfs", MountFlags::empty(), None)
+            .context("cannot mount configfs")?;
+    }
+    let pluggable = nullb.join("pluggable");
+    fs::create_dir(&pluggable)?;
+    for (name, value) in [("size", "512"), ("memory_backed", "1"), ("power", "1")] {
+        fs::write(pluggable.join(name), value).with_context(|| format!("{name}={value}"))?;
+    }
+    let index = fs::read_to_string(pluggable.join("index"))?;
+    let device = format!("/dev/nullb{}", index.trim());
+    let mut scratch = Scratch::on(place, Path::new(&device))?;
+    scratch.mkfs(&[])?;
+    let mut monitor = Monitor::start(place, &device, &[])?;
+    scratch.mount()?;
+    monitor.wait_for("seeded")?;
+    work_and_sync(&scratch, 1)?;
+    compare_frozen(&scratch, &mut monitor, "before")?;
+
+    fs::write(pluggable.join("power"), "0")?;
+    ensure!(!fs::exists(&device)?, "{device} is still there");
+    let _ = work(&scratch, 2);
+    let _ = sync(&scratch);
+    println!("{}", monitor.wait_for("aborted")?);
+    println!("{}", monitor.wait_for("blind")?);
+    scratch.unmount()?;
+    monitor.wait_for("unmounted")?;
+    let ended = end(monitor, STATUS_COVERAGE_LOST, 0)?;
+    println!("{}", ended.coverage()?);
+    fs::remove_dir(pluggable)?;
+    Ok(Outcome::Passed)
+}
