@@ -20,7 +20,6 @@ mod module;
 mod mounts;
 mod several;
 mod sprout;
-mod stacked;
 
 /// In the order in which they are run.
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -59,12 +58,6 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         about: "a seed is mounted and sprouts: the fsid changes on a live mount",
         tested: Tested::HereOnly,
         run: sprout::run_all,
-    },
-    Scenario {
-        name: "life-stacked",
-        about: "mounted by a loop device that is stacked on the watched one",
-        tested: Tested::HereOnly,
-        run: stacked::run_all,
     },
     Scenario {
         name: "life-module",
