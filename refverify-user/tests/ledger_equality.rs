@@ -65,9 +65,6 @@ enum Step {
     UndoAbove {
         behind: u64,
     },
-    UndoOne {
-        nth_newest: usize,
-    },
 }
 
 fn bytenr(place: usize) -> u64 {
@@ -151,7 +148,6 @@ struct Pair {
     newest_read: u64,
     time_ns: u64,
     stacks: Vec<Arc<[u64]>>,
-    done: Vec<(u64, u32, u64)>,
 }
 
 impl Pair {
@@ -168,7 +164,6 @@ impl Pair {
             stacks: (0..3)
                 .map(|n| (0..n).map(|frame| 0xffff_ffff_8100_0000 + frame).collect())
                 .collect(),
-            done: Vec::new(),
         }
     }
 
@@ -223,14 +218,6 @@ impl Pair {
                 self.packed.undo_above(transid);
                 self.sharded.undo_above(transid);
             }
-            Step::UndoOne { nth_newest } => {
-                let Some(&(bytenr, tid, time_ns)) = self.done.iter().rev().nth(*nth_newest) else {
-                    return;
-                };
-                let undone = self.plain.undo_one(bytenr, tid, time_ns);
-                assert_eq!(self.packed.undo_one(bytenr, tid, time_ns), undone);
-                assert_eq!(self.sharded.undo_one(bytenr, tid, time_ns), undone);
-            }
         }
     }
 
@@ -260,7 +247,6 @@ impl Pair {
         let judged = self.plain.apply(&event);
         assert_eq!(self.packed.apply(&event), judged);
         assert_eq!(self.sharded.apply(&event), judged);
-        self.done.push((bytenr, tid, self.time_ns));
     }
 
     fn drop_one(&mut self, place: usize, nth: usize) {
@@ -390,7 +376,6 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(range, behind, extents)| Step::ReadOther { range, behind, extents }),
         1 => range().prop_map(|range| Step::Remove { range }),
         1 => (0_u64..3).prop_map(|behind| Step::UndoAbove { behind }),
-        1 => (0_usize..4).prop_map(|nth_newest| Step::UndoOne { nth_newest }),
     ]
 }
 

@@ -253,20 +253,6 @@ fn an_aborted_transaction_leaves_what_was_before_it() {
 }
 
 #[test]
-fn a_call_that_failed_is_undone_alone() {
-    each(|tried| {
-        tried.data(Action::AddExtent, 0).unwrap();
-        tried.commits = false;
-        let failed_at_ns = tried.transid * 1000;
-        tried.data(Action::DropRef, 0).unwrap();
-        assert!(tried.ledger.undo_one(BYTENR, 78, failed_at_ns));
-        assert!(!tried.ledger.undo_one(BYTENR, 78, failed_at_ns));
-        assert_eq!(tried.data(Action::AddRef, 4096), Ok(()));
-        assert_eq!(tried.ledger.dump(BYTENR).unwrap().total_refs, 2);
-    });
-}
-
-#[test]
 fn an_extent_can_be_seen_as_of_every_generation_that_is_not_durable_yet() {
     each(|tried| {
         tried.commits = false;

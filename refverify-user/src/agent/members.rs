@@ -8,9 +8,9 @@
 //! every second.
 //!
 //! The device that the user named is not always the one whose superblock counts: a file system may
-//! be mounted by a device that is stacked on it, through which alone it is to be read then; and a
-//! seed keeps its superblock when it sprouts, while the file system goes on by those of the devices
-//! that were added.
+//! be mounted by a device that is stacked on it, or was under it, through which alone it is to be read
+//! then; and a seed keeps its superblock when it sprouts, while the file system goes on by those of
+//! the devices that were added.
 
 use std::{
     collections::BTreeMap,
@@ -46,6 +46,8 @@ const SEEDING: u64 = 1 << 32;
 #[derive(Debug)]
 pub struct Members {
     named: Arc<Member>,
+    /// What the named device was stacked on when it was opened, by the kernel's names.
+    below: Vec<String>,
     /// What the user named besides.
     others: Vec<Arc<Member>>,
     /// Where btrfs shows its mounted file systems.
@@ -80,8 +82,11 @@ impl Members {
             Ok(member) => Ok(Arc::new(member)),
             Err(error) => Err((path.to_owned(), error)),
         };
+        let named = open(named)?;
+        let kname = named.rdev().and_then(|rdev| sysfs::kernel_name(rdev).ok());
         Ok(Self {
-            named: open(named)?,
+            named,
+            below: kname.as_deref().map(sysfs::same_below).unwrap_or_default(),
             others: others.iter().map(|path| open(path)).collect::<Result<_, _>>()?,
             sysfs: PathBuf::from(sysfs::BTRFS),
             known: Mutex::default(),
@@ -163,15 +168,20 @@ impl Members {
         members.find(|member| member.superblock().is_some_and(has_it)).map(Arc::new)
     }
 
-    /// The kernel's names of what is stacked on the named device.
+    /// The kernel's names of what is stacked on the named device, or was under it.
     pub(super) fn stacked(&self) -> Vec<String> {
-        let Some(kname) = self.kname() else { return Vec::new() };
         let mut known = self.lock();
         let now = Instant::now();
         match &known.stacked {
             Some((stacked, at)) if now.duration_since(*at) < BELIEVED => stacked.clone(),
             _ => {
-                let stacked = sysfs::stacked_on(&kname);
+                let kname = self.kname();
+                let on = |it: &String| sysfs::stacked_on(it);
+                let above = kname.iter().chain(&self.below).flat_map(on);
+                let mut stacked: Vec<String> = above.chain(self.below.iter().cloned()).collect();
+                stacked.retain(|it| Some(it) != kname.as_ref());
+                stacked.sort_unstable();
+                stacked.dedup();
                 known.stacked = Some((stacked.clone(), now));
                 stacked
             }

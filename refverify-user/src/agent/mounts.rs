@@ -151,12 +151,11 @@ impl Mounts {
         Some(Loss { fs: Some(fs), source: LossSource::Unreadable, count: 1 })
     }
 
-    /// The module is gone, and with it every mount: tells of those whose end was not seen.
+    /// The module is gone, and with it every mount, whether its end was seen or not.
     pub(super) fn all_gone(&mut self) -> Vec<ToVerifier> {
-        let slots = (0..).map(FsSlot).take(self.states.len());
-        let gone: Vec<FsSlot> = slots.filter(|&fs| self.is_mounted(fs)).collect();
         self.states.fill(State::Unmounted);
-        gone.into_iter().map(|fs| ToVerifier::Unmount { fs }).collect()
+        let slots = (0..).map(FsSlot).take(self.states.len());
+        slots.map(|fs| ToVerifier::Unmount { fs }).collect()
     }
 
     /// What a hook's signal means to the verifier: up to two messages, in order.

@@ -59,6 +59,28 @@ pub(super) fn stacked_on(kname: &str) -> Vec<String> {
     stacked
 }
 
+/// The kernel's names of the devices that one is stacked on, directly or through others, as far as
+/// they are as long as it is: those show the same file system when it is gone.
+pub(super) fn same_below(kname: &str) -> Vec<String> {
+    let loops = loops_on_devices();
+    let mut below: Vec<String> = Vec::new();
+    let mut next = Some(kname.to_owned());
+    while let Some(above) = next {
+        let on_it = loops.iter().filter(|(name, _)| *name == above);
+        let under_loop = on_it.filter_map(|(_, number)| kernel_name(*number).ok());
+        let slaves = names_in(&Path::new(BLOCK).join(&above).join("slaves")).into_iter();
+        let same = |it: &String| length_of(it).is_some() && length_of(it) == length_of(&above);
+        next = slaves.chain(under_loop).find(|it| same(it) && it != kname && !below.contains(it));
+        below.extend(next.clone());
+    }
+    below
+}
+
+/// The length of a block device, as sysfs writes it.
+fn length_of(kname: &str) -> Option<String> {
+    fs::read_to_string(Path::new(BLOCK).join(kname).join("size")).ok()
+}
+
 /// Loop devices that are not on a file but on another device: name, and that device's number.
 fn loops_on_devices() -> Vec<(String, u64)> {
     let names = names_in(Path::new(BLOCK)).into_iter().filter(|name| name.starts_with("loop"));

@@ -23,11 +23,13 @@ use crate::{
     feed::{BlockRequest, Event, FsSlot, HookMode, Loss},
 };
 
+mod at_rest;
 mod audited;
 mod judging;
 mod reading;
 mod superblock;
 
+use at_rest::AtRest;
 use superblock::SuperblockCheck;
 
 /// What a file system wants and tells while a message is handled.
@@ -78,6 +80,7 @@ pub(crate) struct FileSystem {
     look_at: BTreeSet<u64>,
     spans: Spans,
     check: SuperblockCheck,
+    at_rest: AtRest,
     /// The transaction that was aborted.
     aborted: Option<u64>,
     /// How many findings were made, by transaction; of those that are not on disk yet.
@@ -181,6 +184,7 @@ impl FileSystem {
             look_at: BTreeSet::new(),
             spans: Spans::default(),
             check: SuperblockCheck::default(),
+            at_rest: AtRest::default(),
             aborted: None,
             found_in: BTreeMap::new(),
             undone: Vec::new(),
@@ -201,7 +205,8 @@ impl FileSystem {
         self.state
     }
 
-    /// It is mounted: everything known of an earlier mount is void.
+    /// It is mounted: everything known of an earlier mount is void, unless that ended where this
+    /// one begins.
     pub(crate) fn mounted(&mut self, device: String, first_usable: u64, fx: &mut Effects) {
         self.leave();
         self.spans.close(self.last_ended(), self.state);
@@ -211,8 +216,16 @@ impl FileSystem {
         self.told_on_disk.clear();
         self.told_mirrors.clear();
         fx.notices.push(Notice::Mounted { fs: self.slot, armed_before: first_usable == 0 });
+        // Of what was missed nothing is known.
+        let kept = if first_usable == 0 { self.take_kept() } else { None };
         self.begin(first_usable);
-        self.start_reading(Unread { range: 0..u64::MAX, min_generation: first_usable }, fx);
+        match kept {
+            Some(kept) => self.begin_with(kept, fx),
+            None => {
+                let all = Unread { range: 0..u64::MAX, min_generation: first_usable };
+                self.start_reading(all, fx);
+            }
+        }
     }
 
     /// Nothing is known of it yet, and generations from `first_usable` on will do.
@@ -236,6 +249,7 @@ impl FileSystem {
         self.read_upto = 0;
         self.taken_upto = 0;
         self.check.forget();
+        self.at_rest.forget();
         self.aborted = None;
         self.found_in.clear();
     }
@@ -256,11 +270,14 @@ impl FileSystem {
         self.cut = Cut::new(min_generation);
     }
 
-    /// It is gone from the kernel.
+    /// It is gone from the kernel. If that is told again, btrfs itself is: what is kept has
+    /// addresses in it that will mean something else.
     pub(crate) fn unmounted(&mut self, fx: &mut Effects) {
         if self.state == FsState::Unmounted {
+            self.at_rest.forget();
             return;
         }
+        self.come_to_rest(fx);
         self.leave();
         let was_refused = mem::replace(&mut self.state, FsState::Unmounted) == FsState::Refused;
         fx.notices.push(Notice::Unmounted { fs: self.slot });
@@ -275,8 +292,11 @@ impl FileSystem {
         if !self.is_watching() {
             return;
         }
+        self.at_rest.forget();
         self.leave();
         self.state = FsState::Aborted;
+        // Perhaps it has made no change that is told of.
+        self.newest_transid = self.newest_transid.max(transid);
         self.aborted = Some(transid);
         fx.notices.push(Notice::Aborted { fs: self.slot, transid, errno });
         self.ask_what_became(fx);
@@ -295,6 +315,7 @@ impl FileSystem {
     /// Events were lost. Nothing is judged until what has changed of the tree since nothing was
     /// lost has been read at a generation that contains whatever was lost.
     pub(crate) fn lost(&mut self, loss: Loss, fx: &mut Effects) {
+        self.at_rest.forget();
         if !self.is_watching() {
             return;
         }

@@ -123,7 +123,10 @@ impl Verifier {
             ToVerifier::Abort { fs, transid, errno } => {
                 self.with(fs, |fs, _| fs.aborted(transid, errno, &mut fx));
             }
-            ToVerifier::Unmount { fs } => self.with(fs, |fs, _| fs.unmounted(&mut fx)),
+            ToVerifier::Unmount { fs } => {
+                self.with(fs, |fs, _| fs.unmounted(&mut fx));
+                self.forget_symbols();
+            }
             ToVerifier::Block(answer) => {
                 self.with(answer.fs, |fs, gate| fs.answer(answer, gate, &mut fx));
             }
@@ -141,6 +144,14 @@ impl Verifier {
     fn with(&mut self, fs: FsSlot, work: impl FnOnce(&mut FileSystem, &mut Gate)) {
         if let Some(filesystem) = self.filesystems.get_mut(fs.0 as usize) {
             work(filesystem, &mut self.gate);
+        }
+    }
+
+    /// Where nothing is mounted, btrfs may be unloaded, and another function lie at an address.
+    fn forget_symbols(&mut self) {
+        let is_mounted = |fs: &FileSystem| fs.state() != FsState::Unmounted;
+        if self.unresolved.is_empty() && !self.filesystems.iter().any(is_mounted) {
+            self.symbols.clear();
         }
     }
 

@@ -33,7 +33,7 @@ fn ledger_and_generation(world: &mut World) -> (String, u64) {
 #[test]
 fn of_an_aborted_transaction_nothing_is_left_but_what_the_superblock_says() {
     let mut both_died = 0;
-    for seed in seeds().step_by(6) {
+    for seed in seeds().step_by(4) {
         let mut world = watched_world(seed);
         world.settle();
         let steps = world.rng.below(60);

@@ -10,7 +10,7 @@ use zerocopy::{
 };
 
 use super::{
-    ChecksumType, LEVELS_MAX,
+    ChecksumType, LEVELS_MAX, Summed,
     key::{DiskKey, Key},
 };
 
@@ -235,10 +235,11 @@ impl TreeBlock {
     ///
     /// The first thing that does not fit.
     pub fn check(
-        data: Bytes,
+        data: impl Into<Summed>,
         pointer: &BlockPointer,
         format: &BlockFormat,
     ) -> Result<Self, BlockFault> {
+        let data = data.into();
         if data.len() != format.nodesize as usize {
             return Err(BlockFault::Short { len_bytes: data.len() });
         }
@@ -251,12 +252,15 @@ impl TreeBlock {
             check_keys(items.iter().map(|item| item.key), pointer)?;
             check_places(items, body.len())?;
             let owner = pointer.tree;
-            Ok(Self::Leaf(Leaf { bytenr: pointer.bytenr, owner, count: items.len(), data }))
+            let count = items.len();
+            let data = data.into_bytes();
+            Ok(Self::Leaf(Leaf { bytenr: pointer.bytenr, owner, count, data }))
         } else {
             let pointers = entries::<DiskKeyPointer>(body, count)?;
             check_keys(pointers.iter().map(|pointer| pointer.key), pointer)?;
             check_pointers(pointers, format)?;
-            Ok(Self::Interior(Interior { pointer: *pointer, count: pointers.len(), data }))
+            let count = pointers.len();
+            Ok(Self::Interior(Interior { pointer: *pointer, count, data: data.into_bytes() }))
         }
     }
 
@@ -274,7 +278,7 @@ impl TreeBlock {
 impl DiskHeader {
     fn check(
         &self,
-        block: &[u8],
+        block: &Summed,
         pointer: &BlockPointer,
         format: &BlockFormat,
     ) -> Result<(), BlockFault> {
@@ -285,7 +289,7 @@ impl DiskHeader {
         if !format.fsids.contains(&fsid) {
             return Err(BlockFault::Fsid { found: fsid });
         }
-        if !format.csum_type.matches(block) {
+        if !block.matches(format.csum_type) {
             return Err(BlockFault::Checksum);
         }
         if self.level != pointer.level || self.level >= LEVELS_MAX {

@@ -13,7 +13,7 @@ use crate::{
         Cause, Finding, FindingKind, FsState, Notice, Symbols,
         audit::Audit,
         cut::Unread,
-        filesystem::{Effects, FileSystem, READING_SHIFT, SuperblockCheck},
+        filesystem::{Effects, FileSystem, READING_SHIFT, SuperblockCheck, at_rest::AtRest},
         gate::Gate,
         ledger::Ledger as _,
         seeder::{Progress, Seeder},
@@ -25,6 +25,10 @@ impl FileSystem {
     pub(crate) fn answer(&mut self, answer: BlockAnswer, gate: &mut Gate, fx: &mut Effects) {
         if SuperblockCheck::is_for(answer.id) {
             self.take_superblock(&answer, fx);
+            return;
+        }
+        if AtRest::is_for(answer.id) {
+            self.answer_at_rest(answer, gate, fx);
             return;
         }
         if answer.id >> READING_SHIFT != self.reading {
@@ -77,7 +81,7 @@ impl FileSystem {
     /// Not while an audit is under way: what it has read is compared with what is known now.
     pub(super) fn read_next_unread(&mut self, fx: &mut Effects) {
         let is_auditing = self.audit.as_ref().is_some_and(Audit::is_busy);
-        if is_auditing || !self.is_watching() {
+        if is_auditing || !self.is_watching() || self.at_rest.is_beginning() {
             return;
         }
         if let Some(unread) = self.cut.first_unread(self.durable) {
@@ -121,7 +125,7 @@ impl FileSystem {
     }
 
     /// A range is known as of a generation: the events that waited for it are ruled on again.
-    fn release(&mut self, range: Range<u64>, generation: u64, gate: &mut Gate) {
+    pub(super) fn release(&mut self, range: Range<u64>, generation: u64, gate: &mut Gate) {
         for waiting in self.cut.read(range, generation) {
             self.event_again(waiting, gate);
         }

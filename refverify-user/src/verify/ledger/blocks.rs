@@ -8,12 +8,10 @@ use std::{
 use super::{
     Extent,
     arena::Arena,
-    codec::{
-        Body, Context, ENTRY_MAX, HEAD_MAX, Head, put_body, put_full_body, put_spilled_body,
-        read_body,
-    },
+    codec::{ENTRY_MAX, Found, put_entry, put_spilled, read_entry},
+    context::Context,
     index::{Index, Position},
-    page::{Filling, NewEntry, PAGE_SIZE, Page, Spot},
+    page::{PAGE_SIZE, Page, Spot},
 };
 
 /// The extents of one file system, packed, in order of bytenr.
@@ -25,7 +23,7 @@ pub(super) struct Blocks {
     /// Extents that are too large for a page, each whole.
     spilled: BTreeMap<u64, Box<[u8]>>,
     spilled_bytes: usize,
-    body: Vec<u8>,
+    /// Serves again for each entry.
     entry: Vec<u8>,
     /// The positions of what was brought near, as of so many changes of the index.
     near: (u64, Vec<Position>),
@@ -34,6 +32,7 @@ pub(super) struct Blocks {
 /// Where an extent is, or would be, until the next change.
 pub(super) struct Place {
     position: Position,
+    key: u64,
     id: u32,
     spot: Spot,
 }
@@ -61,7 +60,7 @@ impl Blocks {
     fn find_in(&self, position: Position, bytenr: u64) -> Place {
         let (key, id) = self.index.at(position);
         let spot = self.arena.page(id).find(key, bytenr);
-        Place { position, id, spot }
+        Place { position, key, id, spot }
     }
 
     /// Brings what will be looked for near, in order of bytenr, all of it at once: memory is
@@ -79,11 +78,9 @@ impl Blocks {
 
     /// Reads the extent at a place into `extent`. Returns whether there is one.
     pub(super) fn read(&self, bytenr: u64, place: &Place, extent: &mut Extent) -> bool {
-        match self.arena.page(place.id).read_spot(&place.spot, extent) {
-            Some(Body::Here) => true,
-            Some(Body::Spilled) => self.read_spilled(bytenr, extent),
-            None => false,
-        }
+        let page = self.arena.page(place.id);
+        place.spot.is_taken()
+            && self.read_entry(bytenr, page.entry(&place.spot), &page.context(), extent)
     }
 
     /// The extent at a bytenr.
@@ -93,11 +90,20 @@ impl Blocks {
         self.read(bytenr, &place, &mut extent).then_some(extent)
     }
 
-    fn read_spilled(&self, bytenr: u64, extent: &mut Extent) -> bool {
-        let Some(bytes) = self.spilled.get(&bytenr) else { return false };
-        let len_bytes = extent.len_bytes;
-        let head = Head { size: bytes.len(), body: 0, bytenr, len_bytes, is_plain: false };
-        read_body(bytes, &head, &Context::default(), extent).is_some()
+    fn read_entry(
+        &self,
+        bytenr: u64,
+        entry: &[u8],
+        context: &Context,
+        extent: &mut Extent,
+    ) -> bool {
+        match read_entry(entry, context, extent) {
+            Some(Found::Here) => true,
+            Some(Found::Spilled) => self.spilled.get(&bytenr).is_some_and(|bytes| {
+                read_entry(bytes, &Context::default(), extent) == Some(Found::Here)
+            }),
+            None => false,
+        }
     }
 
     /// Puts an extent in, in place of the one that is there. Places found before are void.
@@ -109,37 +115,33 @@ impl Blocks {
     /// As [`Self::put`], where the place has been looked for.
     pub(super) fn put_at(&mut self, place: Option<&Place>, bytenr: u64, extent: &Extent) {
         let Some(place) = place else {
-            let first = (0, Page::new(Context::default()));
-            self.rewrite(&[first], bytenr..=bytenr, PAGE_SIZE, once(bytenr, extent));
-            return;
+            self.add((0, Page::new(&Context::of(extent))));
+            return self.put(bytenr, extent);
         };
-        let context = self.arena.page(place.id).context();
-        let is_plain = self.write_body(bytenr, extent, &context);
-        let new = NewEntry { bytenr, len_bytes: extent.len_bytes, is_plain, body: &self.body };
-        let (key, _) = self.index.at(place.position);
+        self.write_entry(bytenr, extent, &self.arena.page(place.id).context());
         let page = self.arena.page_mut(place.id);
-        if page.replace(&place.spot, key, Some(&new), &mut self.entry) {
+        if page.put(&place.spot, place.key, bytenr, &self.entry) {
             return;
         }
-        let is_end = page.is_end(&place.spot);
-        if is_end || !self.split(place) {
-            // In key order the page that is full stays full.
-            let page = self.take_out(bytenr);
-            self.rewrite(&[page], bytenr..=bytenr, Filling::SPLIT, once(bytenr, extent));
-        } else {
-            self.put(bytenr, extent);
+        // In key order the page that is full stays full.
+        if page.is_end(&place.spot) || !page.can_tell(place.key, bytenr) {
+            return self.put_apart(place, bytenr, extent);
         }
+        let upper = page.split(place.key);
+        self.add(upper);
+        self.put(bytenr, extent);
     }
 
-    /// Makes two pages of one. Returns whether it has more than one extent.
-    fn split(&mut self, place: &Place) -> bool {
-        let (key, id) = self.index.at(place.position);
-        let Some((upper_key, upper)) = self.arena.page_mut(id).split(key, &mut self.entry) else {
-            return false;
-        };
-        let upper = self.arena.add(&upper);
-        self.index.insert(upper_key, upper);
-        true
+    /// Puts an extent into a page of its own.
+    fn put_apart(&mut self, place: &Place, bytenr: u64, extent: &Extent) {
+        let upper = self.arena.page_mut(place.id).split_behind(&place.spot, place.key);
+        if let Some(upper) = upper {
+            self.add(upper);
+        }
+        let context = Context::of(extent);
+        self.write_entry(bytenr, extent, &context);
+        let page = self.alone(bytenr, &context);
+        self.add(page);
     }
 
     /// Takes an extent out, if it is there. Places found before are void.
@@ -154,20 +156,15 @@ impl Blocks {
         if !place.spot.is_taken() {
             return;
         }
-        let (key, _) = self.index.at(place.position);
         let page = self.arena.page_mut(place.id);
-        if !page.replace(&place.spot, key, None, &mut self.entry) {
-            // The entry after it is farther now from the one before it, and telling that may
-            // take more bytes than went.
-            let page = self.take_out(bytenr);
-            self.rewrite(&[page], bytenr..=bytenr, Filling::SPLIT, |_| None);
-        } else if page.is_sparse() {
+        page.remove(&place.spot);
+        if page.is_sparse() {
             self.join(place.position);
         }
         self.unspill(bytenr);
     }
 
-    /// A page that holds little goes together with the one after it.
+    /// A page that holds little goes together with a neighbour; an empty one goes.
     fn join(&mut self, position: Position) {
         let (key, id) = self.index.at(position);
         if self.arena.page(id).is_empty() {
@@ -176,13 +173,22 @@ impl Blocks {
             }
             return;
         }
-        let Some(next) = self.index.next(position) else { return };
-        let (next_key, next_id) = self.index.at(next);
-        if self.arena.page(id).fits_with(self.arena.page(next_id)) {
-            let pages = [self.take_out(key), self.take_out(next_key)];
+        let next = self.index.next(position).map(|next| (position, next));
+        let previous = self.index.previous(position).map(|previous| (previous, position));
+        let pair = [next, previous].into_iter().flatten().find(|&pair| self.can_join(pair));
+        if let Some((lower, upper)) = pair {
+            let (lower, upper) = (self.index.at(lower).0, self.index.at(upper).0);
+            let pages = [self.take_out(lower), self.take_out(upper)];
             // Between the two there is nothing to replace.
-            self.rewrite(&pages, next_key..=next_key - 1, PAGE_SIZE, |_| None);
+            self.rewrite(&pages, upper..=upper - 1, PAGE_SIZE, |_| None);
         }
+    }
+
+    fn can_join(&self, (lower, upper): (Position, Position)) -> bool {
+        let ((key, lower), (upper_key, upper)) = (self.index.at(lower), self.index.at(upper));
+        let (lower, upper) = (self.arena.page(lower), self.arena.page(upper));
+        let can_tell = upper.last(upper_key).is_none_or(|last| lower.can_tell(key, last));
+        can_tell && lower.fits_with(upper)
     }
 
     /// Takes the page of `bytenr` out of the index. There is one.
@@ -207,13 +213,13 @@ impl Blocks {
             self.unspill(bytenr);
         }
         let edges = self.take_out_range(&range);
-        self.rewrite(&edges, range.start..=last, Filling::IN_ORDER, next);
+        self.rewrite(&edges, range.start..=last, Page::IN_ORDER, next);
     }
 
     /// Takes out the pages of a range. Returns those that may hold extents beside it.
     fn take_out_range(&mut self, range: &Range<u64>) -> Vec<Loose> {
         if self.index.is_empty() {
-            return vec![(0, Page::new(Context::default()))];
+            return vec![(0, Page::new(&Context::default()))];
         }
         let mut edges = Vec::new();
         let mut from = Some(range.start);
@@ -245,15 +251,14 @@ impl Blocks {
         limit: usize,
         mut next: impl FnMut(&mut Extent) -> Option<u64>,
     ) {
-        let first_key = pages.first().map(|page| page.0).filter(|&key| key <= *range.start());
-        let mut writer = PageWriter { first_key, filling: None, limit };
-        if let [(key, page), rest @ ..] = pages
-            && page.heads(*key).all(|(_, head)| head.bytenr < *range.start())
-            && !page.is_empty()
-        {
-            writer =
-                PageWriter { first_key: None, filling: Some(Filling::resume(*key, page)), limit };
-            pages = rest;
+        let mut writer = PageWriter { filling: None, limit };
+        match pages {
+            [(key, page), rest @ ..] if page.last(*key).is_some_and(|at| at < *range.start()) => {
+                writer.filling = Some((*key, page.clone()));
+                pages = rest;
+            }
+            [(0, page), ..] => writer.filling = Some((0, Page::new(&page.context()))),
+            _ => {}
         }
         let mut extent = Extent::default();
         self.copy(pages, &mut writer, &mut extent, |bytenr| bytenr < *range.start());
@@ -261,7 +266,7 @@ impl Blocks {
             self.append(&mut writer, bytenr, &extent);
         }
         self.copy(pages, &mut writer, &mut extent, |bytenr| bytenr > *range.end());
-        self.finish(writer);
+        self.finish(writer.filling);
     }
 
     fn copy(
@@ -272,78 +277,59 @@ impl Blocks {
         is_wanted: impl Fn(u64) -> bool,
     ) {
         for (key, page) in pages {
-            for (at, head) in page.heads(*key).filter(|(_, head)| is_wanted(head.bytenr)) {
-                self.read_entry(page, at, &head, extent);
-                self.append(writer, head.bytenr, extent);
+            let context = page.context();
+            for (bytenr, entry) in page.entries(*key).filter(|&(bytenr, _)| is_wanted(bytenr)) {
+                self.read_entry(bytenr, entry, &context, extent);
+                self.append(writer, bytenr, extent);
             }
-        }
-    }
-
-    fn read_entry(&self, page: &Page, at: usize, head: &Head, extent: &mut Extent) {
-        if page.read(at, head, extent) == Some(Body::Spilled) {
-            self.read_spilled(head.bytenr, extent);
         }
     }
 
     fn append(&mut self, writer: &mut PageWriter, bytenr: u64, extent: &Extent) {
-        if let Some(mut filling) = writer.filling.take() {
-            let has_room = self.push(&mut filling, bytenr, extent, writer.limit);
-            if has_room {
-                writer.filling = Some(filling);
+        if let Some((key, page)) = &mut writer.filling {
+            self.write_entry(bytenr, extent, &page.context());
+            if page.push(*key, bytenr, &self.entry, writer.limit) {
                 return;
             }
-            self.add(filling);
         }
-        let key = writer.first_key.take().unwrap_or(bytenr);
-        let mut filling = Filling::new(key, extent);
-        let has_room = self.push(&mut filling, bytenr, extent, PAGE_SIZE);
+        self.finish(writer.filling.take());
+        let context = Context::of(extent);
+        self.write_entry(bytenr, extent, &context);
+        writer.filling = Some(self.alone(bytenr, &context));
+    }
+
+    /// A page of the entry that was written.
+    fn alone(&self, bytenr: u64, context: &Context) -> Loose {
+        let mut page = Page::new(context);
+        let has_room = page.push(bytenr, bytenr, &self.entry, PAGE_SIZE);
         debug_assert!(has_room, "an empty page takes any entry");
-        writer.filling = Some(filling);
+        (bytenr, page)
     }
 
-    fn push(&mut self, filling: &mut Filling, bytenr: u64, extent: &Extent, limit: usize) -> bool {
-        let is_plain = self.write_body(bytenr, extent, &filling.context());
-        let new = NewEntry { bytenr, len_bytes: extent.len_bytes, is_plain, body: &self.body };
-        filling.push(&new, limit, &mut self.entry)
+    fn finish(&mut self, filling: Option<Loose>) {
+        if let Some(page) = filling {
+            self.add(page);
+        }
     }
 
-    fn add(&mut self, filling: Filling) {
-        let (key, page) = filling.finish();
+    fn add(&mut self, (key, page): Loose) {
         let id = self.arena.add(&page);
         self.index.insert(key, id);
     }
 
-    fn finish(&mut self, writer: PageWriter) {
-        if let Some(filling) = writer.filling {
-            self.add(filling);
-        } else if writer.first_key == Some(0) {
-            let id = self.arena.add(&Page::new(Context::default()));
-            self.index.insert(0, id);
-        }
-    }
-
-    /// Writes an extent's body; what is too large for a page is spilled. Returns whether the
-    /// body is a plain one.
-    fn write_body(&mut self, bytenr: u64, extent: &Extent, context: &Context) -> bool {
-        self.body.clear();
-        let is_plain = put_body(&mut self.body, extent, context);
-        if self.body.len() + HEAD_MAX <= ENTRY_MAX {
-            self.unspill(bytenr);
-            return is_plain;
-        }
-        self.body.clear();
-        // Written relative to nothing, it is never plain.
-        put_full_body(&mut self.body, extent, &Context::default());
-        self.spill(bytenr);
-        self.body.clear();
-        put_spilled_body(&mut self.body);
-        false
-    }
-
-    fn spill(&mut self, bytenr: u64) {
+    /// Writes an extent's entry; what is too large for a page is spilled.
+    fn write_entry(&mut self, bytenr: u64, extent: &Extent, context: &Context) {
         self.unspill(bytenr);
-        self.spilled_bytes += self.body.len();
-        self.spilled.insert(bytenr, self.body.as_slice().into());
+        self.entry.clear();
+        put_entry(&mut self.entry, extent, context);
+        if self.entry.len() > ENTRY_MAX {
+            self.entry.clear();
+            put_entry(&mut self.entry, extent, &Context::default());
+            self.spilled_bytes += self.entry.len();
+            self.spilled.insert(bytenr, self.entry.as_slice().into());
+            self.entry.clear();
+            put_spilled(&mut self.entry);
+        }
     }
 
     fn unspill(&mut self, bytenr: u64) {
@@ -364,9 +350,10 @@ impl Blocks {
                 return;
             }
             let page = self.arena.page(id);
-            for (at, head) in page.heads(key).filter(|(_, head)| range.contains(&head.bytenr)) {
-                self.read_entry(page, at, &head, &mut extent);
-                each(head.bytenr, &extent);
+            let context = page.context();
+            for (bytenr, entry) in page.entries(key).filter(|(at, _)| range.contains(at)) {
+                self.read_entry(bytenr, entry, &context, &mut extent);
+                each(bytenr, &extent);
             }
             at = self.index.next(position);
         }
@@ -377,9 +364,9 @@ impl Blocks {
         let mut at = self.index.find(bytenr);
         while let Some(position) = at {
             let (key, id) = self.index.at(position);
-            let mut heads = self.arena.page(id).heads(key);
-            if let Some((_, head)) = heads.find(|(_, head)| head.bytenr >= bytenr) {
-                return Some(head.bytenr);
+            let mut entries = self.arena.page(id).entries(key);
+            if let Some((found, _)) = entries.find(|&(at, _)| at >= bytenr) {
+                return Some(found);
             }
             at = self.index.next(position);
         }
@@ -402,11 +389,12 @@ impl Blocks {
         while let Some(position) = at {
             let (key, id) = self.index.at(position);
             let page = self.arena.page(id);
-            let heads: Vec<_> = page.heads(key).filter(|(_, head)| head.bytenr < edge).collect();
-            for (at, head) in heads.into_iter().rev() {
-                self.read_entry(page, at, &head, &mut extent);
-                if is_wanted(head.bytenr, &extent) {
-                    return Some((head.bytenr, extent));
+            let context = page.context();
+            let entries: Vec<_> = page.entries(key).filter(|&(at, _)| at < edge).collect();
+            for (bytenr, entry) in entries.into_iter().rev() {
+                self.read_entry(bytenr, entry, &context, &mut extent);
+                if is_wanted(bytenr, &extent) {
+                    return Some((bytenr, extent));
                 }
             }
             at = self.index.previous(position);
@@ -440,20 +428,9 @@ pub(super) fn is_beyond(bytenr: u64, range: &impl RangeBounds<u64>) -> bool {
     }
 }
 
-/// Gives one extent.
-fn once(bytenr: u64, extent: &Extent) -> impl FnMut(&mut Extent) -> Option<u64> {
-    let mut only = Some(bytenr);
-    move |out| {
-        out.clone_from(extent);
-        only.take()
-    }
-}
-
 /// Writes pages in key order.
 struct PageWriter {
-    /// The key of the next page, where it is not that of its first extent.
-    first_key: Option<u64>,
-    filling: Option<Filling>,
+    filling: Option<Loose>,
     limit: usize,
 }
 

@@ -117,24 +117,29 @@ impl Index {
         self.changes
     }
 
-    /// Looks many extents up, in order of bytenr, level by level, so that they wait for memory
-    /// together and not one after the other.
+    /// Looks many extents up, level by level, each level touching what the next needs: so they
+    /// wait for memory together, and not one after the other.
     pub(super) fn find_all(
         &self,
         bytenrs: impl Iterator<Item = u64> + Clone,
         positions: &mut Vec<Position>,
     ) {
         positions.clear();
-        let Some(mut chunk) = bytenrs.clone().next().and_then(|first| self.chunk_of(first)) else {
+        if self.is_empty() {
             return;
-        };
+        }
         let mut touched = 0;
         for bytenr in bytenrs.clone() {
-            chunk += self.firsts[chunk + 1..].iter().take_while(|&&first| first <= bytenr).count();
+            let chunk = self.chunk_of(bytenr).unwrap_or(0);
+            touched ^= self.fences[chunk][0] ^ self.fences[chunk][CHUNK / FENCE / 2];
+            positions.push(Position { chunk: chunk as u32, slot: 0 });
+        }
+        for (bytenr, position) in bytenrs.clone().zip(&mut *positions) {
+            let chunk = position.chunk as usize;
             let group = group(&self.fences[chunk], bytenr);
             let Chunk { keys, pages, .. } = &*self.chunks[chunk];
             touched ^= keys[group] ^ keys[group + FENCE / 2] ^ u64::from(pages[group]);
-            positions.push(Position { chunk: chunk as u32, slot: group as u32 });
+            position.slot = group as u32;
         }
         std::hint::black_box(touched);
         for (bytenr, position) in bytenrs.zip(positions) {

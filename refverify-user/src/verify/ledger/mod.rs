@@ -21,6 +21,8 @@
 mod arena;
 mod blocks;
 mod codec;
+mod codes;
+mod context;
 mod extent;
 mod hash;
 mod index;
@@ -29,10 +31,10 @@ mod origins;
 mod packed;
 mod page;
 mod plain;
+mod references;
 mod runs;
 mod shards;
 mod sort;
-mod stops;
 mod varint;
 
 use std::{collections::HashSet, ops::Range};
@@ -218,10 +220,6 @@ pub trait Ledger {
 
     /// Undoes every change of the transactions above `transid`, which is not below the durable one.
     fn undo_above(&mut self, transid: u64);
-
-    /// Undoes one change: the one that thread `tid` made at `time_ns`. Returns whether it was
-    /// there; what is durable can no longer be undone. Changes that rested on it go with it.
-    fn undo_one(&mut self, bytenr: u64, tid: u32, time_ns: u64) -> bool;
 
     /// The extent as of a generation at or above the durable one, when it is in use there.
     fn as_of(&self, bytenr: u64, generation: u64) -> Option<Extent>;

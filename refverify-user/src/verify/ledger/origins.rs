@@ -28,12 +28,6 @@ impl Origins {
         self.stacks.get(number as usize)
     }
 
-    /// The numbers of the tasks that a thread was.
-    pub(super) fn tasks_of_thread(&self, tid: u32) -> Vec<u32> {
-        let numbered = (0_u32..).zip(&self.tasks);
-        numbered.filter(|(_, task)| task.tid == tid).map(|(number, _)| number).collect()
-    }
-
     /// Bytes allocated, but for the stacks' frames, which others share.
     pub(super) fn bytes(&self) -> usize {
         self.tasks.capacity() * size_of::<Task>() + self.stacks.capacity() * size_of::<Stack>()

@@ -13,9 +13,9 @@ use super::{
     Extent, Judged, Kept, Ledger, Limits, RefChange, Violation,
     blocks::{Blocks, Place},
     bytenr_of, crossing,
-    journal::{Happened, Journal, Removal},
+    journal::{Happened, Journal},
     origins::Numbering,
-    runs::{Act, Grave, Group, RunBuilder, Runs},
+    runs::{Grave, Group, RunBuilder, Runs},
     sort::sort_by_bytenr,
 };
 use crate::{
@@ -39,6 +39,16 @@ pub struct PackedLedger {
 /// How many extents of a batch are brought near at once: more than memory can be asked for at
 /// a time, and few enough that all stay near until their turn.
 const NEAR: usize = 64;
+
+/// Brings events near, all of them at once: in order of bytenr they are anywhere in their batch.
+fn bring_near(events: &[Event], some: &[(u64, u32)]) {
+    let mut touched = 0;
+    for &(_, place) in some {
+        let event = &events[place as usize];
+        touched ^= event.transid ^ u64::from(event.comm.0[0]) ^ event.stack.len() as u64;
+    }
+    std::hint::black_box(touched);
+}
 
 /// What an extent was as of a generation, and what its history gains up to there.
 struct Settled {
@@ -120,6 +130,7 @@ impl PackedLedger {
 
     /// Judges no more than [`NEAR`] events, told by bytenr and place.
     fn apply_some(&mut self, events: &[Event], some: &[(u64, u32)], judged: &mut Judged) {
+        bring_near(events, some);
         self.blocks.bring_near(some.iter().map(|&(bytenr, _)| bytenr));
         for (number, &(bytenr, place)) in some.iter().enumerate() {
             let place = place as usize;
@@ -247,36 +258,6 @@ impl PackedLedger {
         self.runs.fit(limit, self.limits.history_per_extent);
     }
 
-    /// Undoes the changes and removals that are to be undone. Returns whether there were any
-    /// changes.
-    fn undo(
-        &mut self,
-        is_undone: impl Fn(u64, &Act) -> bool,
-        is_removal_undone: impl Fn(&Removal) -> bool,
-    ) -> bool {
-        let numbered = (0_u32..).zip(self.journal.entries());
-        let undone: Vec<(u64, u32)> = numbered
-            .filter(|(_, entry)| is_undone(entry.bytenr, &entry.act))
-            .map(|(number, entry)| (entry.bytenr, number))
-            .collect();
-        let removals = self.journal.removals().iter().filter(|removal| is_removal_undone(removal));
-        let mut bytenrs: Vec<u64> =
-            removals.flat_map(|removal| removal.held.keys().copied()).collect();
-        bytenrs.extend(undone.iter().map(|&(bytenr, _)| bytenr));
-        bytenrs.sort_unstable();
-        bytenrs.dedup();
-        self.journal.sort();
-        let base = |&bytenr: &u64| (bytenr, self.base(bytenr, &self.journal.happened(bytenr)));
-        let bases: Vec<_> = bytenrs.iter().map(base).collect();
-        self.journal.void(&undone);
-        self.journal.take_removals(|removal| is_removal_undone(removal));
-        for (bytenr, base) in bases {
-            self.rebuild(bytenr, base);
-        }
-        self.journal.compact();
-        !undone.is_empty()
-    }
-
     /// The extent's actions that are pending, since its last allocation.
     fn recent(&self, bytenr: u64) -> Group {
         let mut group = Group::default();
@@ -373,15 +354,27 @@ impl Ledger for PackedLedger {
     }
 
     fn undo_above(&mut self, transid: u64) {
-        self.undo(|_, act| act.transid > transid, |removal| removal.transid > transid);
-    }
-
-    fn undo_one(&mut self, bytenr: u64, tid: u32, time_ns: u64) -> bool {
-        let tasks = self.journal.numbering().origins().tasks_of_thread(tid);
-        let is_undone = |at: u64, act: &Act| {
-            at == bytenr && act.time_ns == time_ns && tasks.contains(&act.task)
-        };
-        self.undo(is_undone, |_| false)
+        let numbered = (0_u32..).zip(self.journal.entries());
+        let undone: Vec<(u64, u32)> = numbered
+            .filter(|(_, entry)| entry.act.transid > transid)
+            .map(|(number, entry)| (entry.bytenr, number))
+            .collect();
+        let removals = self.journal.removals().iter();
+        let removals = removals.filter(|removal| removal.transid > transid);
+        let mut bytenrs: Vec<u64> =
+            removals.flat_map(|removal| removal.held.keys().copied()).collect();
+        bytenrs.extend(undone.iter().map(|&(bytenr, _)| bytenr));
+        bytenrs.sort_unstable();
+        bytenrs.dedup();
+        self.journal.sort();
+        let base = |&bytenr: &u64| (bytenr, self.base(bytenr, &self.journal.happened(bytenr)));
+        let bases: Vec<_> = bytenrs.iter().map(base).collect();
+        self.journal.void(&undone);
+        self.journal.take_removals(|removal| removal.transid > transid);
+        for (bytenr, base) in bases {
+            self.rebuild(bytenr, base);
+        }
+        self.journal.compact();
     }
 
     fn as_of(&self, bytenr: u64, generation: u64) -> Option<Extent> {

@@ -1,22 +1,24 @@
-//! A page: some dozens of extents, one after the other in order of bytenr, in a few cache
-//! lines. A change of one extent moves bytes within its page and rewrites nothing else, but for
-//! the distance in the entry after it.
+//! A page: some dozens of extents in order of bytenr, in a few cache lines.
+//!
+//! ```text
+//! page = how many, bytes of the entries, context, slots, nothing, entries
+//! slot = distance from the page's key in sectors, as u16, and the size of the entry
+//! ```
+//!
+//! The entries stand at the page's end, the first one last. None depends on another, so a
+//! change moves bytes and rewrites nothing else.
 
-use super::{
-    Extent,
-    codec::{self, Before, Body, Context, Head, Near, put_entry},
-    stops::Stops,
-};
+use super::context::Context;
 
 /// How large a page is. Larger pages share their header among more extents and take longer
-/// to look through; `docs/ledger.md` has the measurements.
+/// to change; `docs/ledger.md` has the measurements.
 pub(super) const PAGE_SIZE: usize = 256;
-/// Bytes used, as u16, then the context, then the stops.
-const HEADER: usize = STOPS_AT + Stops::SIZE;
-const STOPS_AT: usize = 2 + Context::SIZE;
-const _: () = assert!(PAGE_SIZE <= 256, "stops are told in one byte each");
+const _: () = assert!(PAGE_SIZE <= 256, "how many and how large is told in one byte each");
+const HEADER: usize = 2 + Context::SIZE;
+const SLOT: usize = 3;
+const SECTOR_BITS: u32 = 12;
 
-/// One page. Its first entry is written relative to the page's key, which its owner has.
+/// One page. Its owner has its key: what the distances in it are from.
 #[derive(Clone)]
 #[repr(align(64))]
 pub(super) struct Page([u8; PAGE_SIZE]);
@@ -24,48 +26,49 @@ pub(super) struct Page([u8; PAGE_SIZE]);
 /// A place in a page: that of an extent, or where it would be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spot {
-    at: usize,
-    before: Before,
-    entry: Option<Head>,
+    slot: usize,
+    /// Where its entry ends.
+    end: usize,
+    /// The size of the entry; 0 where there is none.
+    size: usize,
 }
 
 impl Spot {
     /// Whether the extent is there.
     pub(super) const fn is_taken(&self) -> bool {
-        self.entry.is_some()
+        self.size != 0
     }
 }
 
-/// What is to stand at a spot: bytenr, length, and the body with whether it is plain.
-pub(super) struct NewEntry<'a> {
-    pub(super) bytenr: u64,
-    pub(super) len_bytes: u64,
-    pub(super) is_plain: bool,
-    pub(super) body: &'a [u8],
+const fn sectors_of([low, high, _]: [u8; SLOT]) -> u16 {
+    u16::from_le_bytes([low, high])
+}
+
+fn bytenr_of(key: u64, slot: [u8; SLOT]) -> u64 {
+    key + (u64::from(sectors_of(slot)) << SECTOR_BITS)
+}
+
+/// How far a bytenr is from a page's key, when a slot can tell it.
+fn sectors_between(key: u64, bytenr: u64) -> Option<u16> {
+    let distance = bytenr - key;
+    let is_aligned = distance.trailing_zeros() >= SECTOR_BITS;
+    is_aligned.then_some(distance >> SECTOR_BITS)?.try_into().ok()
 }
 
 impl Page {
+    /// How far a page is filled in key order: what is left serves the first changes.
+    pub(super) const IN_ORDER: usize = PAGE_SIZE - PAGE_SIZE / 16;
+
     /// An empty page.
-    pub(super) fn new(context: Context) -> Self {
+    pub(super) fn new(context: &Context) -> Self {
         let mut page = Self([0; PAGE_SIZE]);
-        page.0[2..STOPS_AT].copy_from_slice(&context.bytes());
-        page.set_used(HEADER);
+        page.0[2..HEADER].copy_from_slice(&context.bytes());
         page
     }
 
     /// Many pages at once, not yet in use.
     pub(super) fn zeroed(count: usize) -> Box<[Self]> {
         vec![Self([0; PAGE_SIZE]); count].into_boxed_slice()
-    }
-
-    /// Bytes used, its header included.
-    pub(super) fn used(&self) -> usize {
-        usize::from(u16::from_le_bytes([self.0[0], self.0[1]])).min(PAGE_SIZE)
-    }
-
-    fn set_used(&mut self, used: usize) {
-        let used: u16 = used.try_into().expect("a page is smaller than 64 KiB");
-        self.0[..2].copy_from_slice(&used.to_le_bytes());
     }
 
     /// What its extents are written relative to.
@@ -80,274 +83,171 @@ impl Page {
     }
 
     /// Whether nothing is in it.
-    pub(super) fn is_empty(&self) -> bool {
-        self.used() <= HEADER
+    pub(super) const fn is_empty(&self) -> bool {
+        self.count() == 0
+    }
+
+    const fn count(&self) -> usize {
+        self.0[0] as usize
+    }
+
+    /// Where the entries begin.
+    const fn begin(&self) -> usize {
+        PAGE_SIZE - self.0[1] as usize
+    }
+
+    fn set_begin(&mut self, begin: usize) {
+        self.0[1] = (PAGE_SIZE - begin) as u8;
+    }
+
+    fn slots_end(&self) -> usize {
+        HEADER + self.count() * SLOT
+    }
+
+    /// Bytes used, without the header.
+    fn used(&self) -> usize {
+        self.count() * SLOT + PAGE_SIZE - self.begin()
+    }
+
+    fn slots(&self) -> &[[u8; SLOT]] {
+        self.0[HEADER..self.slots_end()].as_chunks().0
     }
 
     /// Whether so little is in it that it should go together with a neighbour.
     pub(super) fn is_sparse(&self) -> bool {
-        self.used() - HEADER < (PAGE_SIZE - HEADER) / 4
+        self.used() < (PAGE_SIZE - HEADER) / 2
     }
 
     /// Whether what is in both fits into one, with room to spare.
     pub(super) fn fits_with(&self, other: &Self) -> bool {
-        self.used() + other.used() - HEADER <= PAGE_SIZE - PAGE_SIZE / 4
+        HEADER + self.used() + other.used() <= PAGE_SIZE - PAGE_SIZE / 4
     }
 
-    /// The entries in order, each with where it is.
-    pub(super) fn heads(&self, key: u64) -> impl Iterator<Item = (usize, Head)> {
-        let context = self.context();
-        let bytes = &self.0[..self.used()];
-        let mut at = HEADER;
-        let mut before = Before { bytenr: key, len_bytes: 0 };
-        std::iter::from_fn(move || {
-            if at >= bytes.len() {
-                return None;
-            }
-            let head = Head::read(bytes, at, before, &context)?;
-            let found = (at, head);
-            at += head.size;
-            before = head.before_next();
-            Some(found)
+    /// The bytenrs and the entries, in order.
+    pub(super) fn entries(&self, key: u64) -> impl Iterator<Item = (u64, &[u8])> {
+        let mut end = PAGE_SIZE;
+        self.slots().iter().map(move |&slot| {
+            let begin = end - usize::from(slot[2]);
+            let entry = &self.0[begin..end];
+            end = begin;
+            (bytenr_of(key, slot), entry)
         })
     }
 
-    /// Looks an extent up.
+    /// The last bytenr.
+    pub(super) fn last(&self, key: u64) -> Option<u64> {
+        self.slots().last().map(|&slot| bytenr_of(key, slot))
+    }
+
+    /// Looks for an extent that is not before the page's key.
+    #[inline]
     pub(super) fn find(&self, key: u64, bytenr: u64) -> Spot {
-        let context = self.context();
-        let bytes = &self.0[..self.used()];
-        let (mut at, mut before) = self.skip_to(key, bytenr, u64::from(context.len_bytes));
-        while at < bytes.len() {
-            let Some(head) = Head::read(bytes, at, before, &context) else { break };
-            if head.bytenr >= bytenr {
-                let entry = (head.bytenr == bytenr).then_some(head);
-                return Spot { at, before, entry };
-            }
-            at += head.size;
-            before = head.before_next();
-        }
-        Spot { at, before, entry: None }
+        let slots = self.slots();
+        let slot = slots.partition_point(|&slot| bytenr_of(key, slot) < bytenr);
+        let is_taken = slots.get(slot).is_some_and(|&slot| bytenr_of(key, slot) == bytenr);
+        let size = if is_taken { usize::from(slots[slot][2]) } else { 0 };
+        Spot { slot, end: self.end_of(slot), size }
     }
 
-    /// Goes on, from the last stop, as long as entries before `bytenr` have a head that takes
-    /// few bytes.
-    fn skip_to(&self, key: u64, bytenr: u64, len_bytes: u64) -> (usize, Before) {
-        let used = self.used();
-        let mut at = HEADER;
-        let mut before = Before { bytenr: key, len_bytes: 0 };
-        if let Some((stop, of_stop)) = self.stops().before(key, bytenr)
-            && let Some(&near) = self.0[stop..].first_chunk()
-            && let Some(near) = Near::read(near, before, len_bytes)
-        {
-            // Relative to what it is written is not known here, but where it is.
-            at = stop + near.size;
-            before = Before { bytenr: of_stop, len_bytes: near.next.len_bytes };
-        }
-        while at < used {
-            let Some(&near) = self.0[at..].first_chunk() else { break };
-            match Near::read(near, before, len_bytes) {
-                Some(near) if near.next.bytenr < bytenr => {
-                    at += near.size;
-                    before = near.next;
-                }
-                _ => break,
-            }
-        }
-        (at, before)
+    /// Where the entry of a slot ends.
+    fn end_of(&self, slot: usize) -> usize {
+        PAGE_SIZE - self.slots()[..slot].iter().map(|slot| usize::from(slot[2])).sum::<usize>()
     }
 
-    fn stops(&self) -> Stops {
-        let bytes = self.0[STOPS_AT..].first_chunk().expect("the header is that long");
-        Stops::of_bytes(bytes)
+    /// The entry at a spot; empty where there is none.
+    pub(super) fn entry(&self, spot: &Spot) -> &[u8] {
+        &self.0[spot.end - spot.size..spot.end]
     }
 
-    fn set_stops(&mut self, stops: Stops) {
-        self.0[STOPS_AT..HEADER].copy_from_slice(&stops.bytes());
-    }
-
-    /// Spreads the stops anew.
-    fn find_stops(&mut self, key: u64) {
-        let mut stops = Stops::default();
-        let whole = self.used() - HEADER;
-        for (at, head) in self.heads(key) {
-            stops.offer(at, head.bytenr.wrapping_sub(key), (at - HEADER, whole));
-        }
-        self.set_stops(stops);
-    }
-
-    /// Reads the extent at a place into `extent`.
-    pub(super) fn read(&self, at: usize, head: &Head, extent: &mut Extent) -> Option<Body> {
-        codec::read_body(&self.0[at..at + head.size], head, &self.context(), extent)
-    }
-
-    /// Reads the extent at a spot into `extent`; `None` where there is none.
-    pub(super) fn read_spot(&self, spot: &Spot, extent: &mut Extent) -> Option<Body> {
-        self.read(spot.at, spot.entry.as_ref()?, extent)
-    }
-
-    /// Puts an entry at its spot, or takes away the one that is there. Returns whether the
-    /// page has room for it; if not, nothing is changed.
-    pub(super) fn replace(
-        &mut self,
-        spot: &Spot,
-        key: u64,
-        new: Option<&NewEntry<'_>>,
-        scratch: &mut Vec<u8>,
-    ) -> bool {
-        let context = self.context();
-        let used = self.used();
-        scratch.clear();
-        let mut end = spot.at;
-        let mut old_before = spot.before;
-        let mut new_before = spot.before;
-        if let Some(entry) = &spot.entry {
-            end += entry.size;
-            old_before = entry.before_next();
-        }
-        if let Some(new) = new {
-            let NewEntry { bytenr, len_bytes, is_plain, body } = *new;
-            put_entry(scratch, bytenr, len_bytes, spot.before, &context, (is_plain, body));
-            new_before = Before { bytenr, len_bytes };
-        }
-        let next = scratch.len();
-        let old_next = end;
-        if old_before != new_before && end < used {
-            end += self.put_again(end, old_before, new_before, &context, scratch);
-        }
-        let new_used = used - (end - spot.at) + scratch.len();
-        if new_used > PAGE_SIZE {
+    /// Puts an entry at its spot, in place of the one that is there. Returns whether the page
+    /// has room for it, and a slot can tell where the extent is; if not, nothing is changed.
+    pub(super) fn put(&mut self, spot: &Spot, key: u64, bytenr: u64, entry: &[u8]) -> bool {
+        let slots = if spot.is_taken() { 0 } else { SLOT };
+        if HEADER + self.used() + slots + entry.len() > PAGE_SIZE + spot.size {
             return false;
         }
-        let mut stops = self.stops();
-        // An entry that stays where it is stays a stop.
-        let from = if spot.is_taken() && new.is_some() { spot.at + 1 } else { spot.at };
-        stops.moved(from, (old_next, spot.at + next), (end, spot.at + scratch.len()));
-        if let Some(new) = new {
-            let whole = PAGE_SIZE - HEADER;
-            stops.offer(spot.at, new.bytenr.wrapping_sub(key), (spot.at - HEADER, whole));
+        let at = HEADER + spot.slot * SLOT;
+        if !spot.is_taken() {
+            let Some(sectors) = sectors_between(key, bytenr) else { return false };
+            let slots_end = self.slots_end();
+            self.0.copy_within(at..slots_end, at + SLOT);
+            self.0[0] += 1;
+            self.0[at..at + 2].copy_from_slice(&sectors.to_le_bytes());
         }
-        self.set_stops(stops);
-        let new_end = spot.at + scratch.len();
-        if new_end != end {
-            self.0.copy_within(end..used, new_end);
-            self.set_used(new_used);
-        }
-        self.0[spot.at..new_end].copy_from_slice(scratch);
+        self.0[at + 2] = entry.len() as u8;
+        self.resize(spot, entry.len());
+        self.0[spot.end - entry.len()..spot.end].copy_from_slice(entry);
         true
+    }
+
+    /// Moves what stands before the entry at a spot, so that this may be of a new size.
+    fn resize(&mut self, spot: &Spot, size: usize) {
+        if size != spot.size {
+            let begin = self.begin();
+            let new_begin = begin + spot.size - size;
+            self.0.copy_within(begin..spot.end - spot.size, new_begin);
+            self.set_begin(new_begin);
+        }
+    }
+
+    /// Takes away the entry at a spot that is taken.
+    pub(super) fn remove(&mut self, spot: &Spot) {
+        let at = HEADER + spot.slot * SLOT;
+        let slots_end = self.slots_end();
+        self.0.copy_within(at + SLOT..slots_end, at);
+        self.0[0] -= 1;
+        self.resize(spot, 0);
+    }
+
+    /// Appends an entry behind all others. Returns whether it fits below a limit, and a slot
+    /// can tell where the extent is; if not, nothing is changed.
+    pub(super) fn push(&mut self, key: u64, bytenr: u64, entry: &[u8], limit: usize) -> bool {
+        let spot = Spot { slot: self.count(), end: self.begin(), size: 0 };
+        HEADER + self.used() + SLOT + entry.len() <= limit && self.put(&spot, key, bytenr, entry)
+    }
+
+    /// Whether a slot can tell where an extent is.
+    pub(super) fn can_tell(&self, key: u64, bytenr: u64) -> bool {
+        sectors_between(key, bytenr).is_some()
     }
 
     /// Whether a spot is behind all entries.
-    pub(super) fn is_end(&self, spot: &Spot) -> bool {
-        spot.at >= self.used()
+    pub(super) const fn is_end(&self, spot: &Spot) -> bool {
+        spot.slot >= self.count()
     }
 
     /// Moves the upper half to a page of its own. Returns that, with its key.
-    pub(super) fn split(&mut self, key: u64, scratch: &mut Vec<u8>) -> Option<(u64, Self)> {
-        let used = self.used();
-        let middle = HEADER + (used - HEADER) / 2;
-        let (at, head) = self.heads(key).skip(1).find(|&(at, head)| at + head.size > middle)?;
-        let context = self.context();
-        let mut upper = Self::new(context);
-        scratch.clear();
-        let before = Before { bytenr: head.bytenr, len_bytes: 0 };
-        let body = &self.0[at + head.body..at + head.size];
-        put_entry(scratch, head.bytenr, head.len_bytes, before, &context, (head.is_plain, body));
-        scratch.extend_from_slice(&self.0[at + head.size..used]);
-        let end = HEADER + scratch.len();
-        upper.0[HEADER..end].copy_from_slice(scratch);
-        upper.set_used(end);
-        upper.find_stops(head.bytenr);
-        self.set_used(at);
-        self.find_stops(key);
-        Some((head.bytenr, upper))
+    pub(super) fn split(&mut self, key: u64) -> (u64, Self) {
+        let half = self.used() / 2;
+        let mut used = 0;
+        let slot = self.slots().iter().position(|slot| {
+            used += SLOT + usize::from(slot[2]);
+            used > half
+        });
+        self.split_at(slot.unwrap_or(0).max(1), key)
     }
 
-    /// Writes the entry at `at` relative to what now stands before it. Returns its old size.
-    fn put_again(
-        &self,
-        at: usize,
-        old_before: Before,
-        new_before: Before,
-        context: &Context,
-        out: &mut Vec<u8>,
-    ) -> usize {
-        let bytes = &self.0[..self.used()];
-        let Some(head) = Head::read(bytes, at, old_before, context) else { return 0 };
-        let body = &bytes[at + head.body..at + head.size];
-        put_entry(out, head.bytenr, head.len_bytes, new_before, context, (head.is_plain, body));
-        head.size
+    /// Moves what is at a spot and behind it to a page of its own, if there is any. Returns
+    /// that, with its key.
+    pub(super) fn split_behind(&mut self, spot: &Spot, key: u64) -> Option<(u64, Self)> {
+        (!self.is_end(spot)).then(|| self.split_at(spot.slot, key))
     }
-}
 
-/// Fills a page in key order.
-pub(super) struct Filling {
-    page: Page,
-    key: u64,
-    before: Before,
-    used: usize,
-    context: Context,
-    stops: Stops,
-}
-
-impl Filling {
-    /// How far a page is filled in key order: what is left serves the first changes.
-    pub(super) const IN_ORDER: usize = PAGE_SIZE - PAGE_SIZE / 16;
-    /// How far the first of two pages is filled that come of one that was full.
-    pub(super) const SPLIT: usize = HEADER + (PAGE_SIZE - HEADER) * 5 / 8;
-
-    /// Begins a page in which an extent like `first` is small.
-    pub(super) fn new(key: u64, first: &Extent) -> Self {
-        let context = Context::of(first);
-        Self {
-            page: Page::new(context),
-            key,
-            before: Before { bytenr: key, len_bytes: 0 },
-            used: HEADER,
-            context,
-            stops: Stops::default(),
+    fn split_at(&mut self, slot: usize, key: u64) -> (u64, Self) {
+        let (begin, end) = (self.begin(), self.end_of(slot));
+        let first = sectors_of(self.slots()[slot]);
+        let mut upper = Self::new(&self.context());
+        upper.0[0] = (self.count() - slot) as u8;
+        for (from, to) in (slot..self.count()).zip((HEADER..).step_by(SLOT)) {
+            let from = self.slots()[from];
+            upper.0[to..to + 2].copy_from_slice(&(sectors_of(from) - first).to_le_bytes());
+            upper.0[to + 2] = from[2];
         }
-    }
-
-    /// Goes on with a page that there is.
-    pub(super) fn resume(key: u64, page: &Page) -> Self {
-        let last = page.heads(key).last();
-        Self {
-            key,
-            before: last
-                .map_or(Before { bytenr: key, len_bytes: 0 }, |(_, head)| head.before_next()),
-            used: page.used(),
-            context: page.context(),
-            stops: page.stops(),
-            page: page.clone(),
-        }
-    }
-
-    /// What its extents are to be written relative to.
-    pub(super) const fn context(&self) -> Context {
-        self.context
-    }
-
-    /// Appends an extent. Returns whether it fits below the limit.
-    pub(super) fn push(&mut self, new: &NewEntry<'_>, limit: usize, scratch: &mut Vec<u8>) -> bool {
-        scratch.clear();
-        let NewEntry { bytenr, len_bytes, is_plain, body } = *new;
-        put_entry(scratch, bytenr, len_bytes, self.before, &self.context, (is_plain, body));
-        let end = self.used + scratch.len();
-        if end > limit.min(PAGE_SIZE) {
-            return false;
-        }
-        let place = (self.used - HEADER, PAGE_SIZE - HEADER);
-        self.stops.offer(self.used, bytenr.wrapping_sub(self.key), place);
-        self.page.0[self.used..end].copy_from_slice(scratch);
-        self.used = end;
-        self.before = Before { bytenr, len_bytes };
-        true
-    }
-
-    /// The page and its key.
-    pub(super) fn finish(mut self) -> (u64, Page) {
-        self.page.set_used(self.used);
-        self.page.set_stops(self.stops);
-        (self.key, self.page)
+        let upper_begin = begin + PAGE_SIZE - end;
+        upper.0[upper_begin..].copy_from_slice(&self.0[begin..end]);
+        upper.set_begin(upper_begin);
+        self.0[0] = slot as u8;
+        self.set_begin(end);
+        (key + (u64::from(first) << SECTOR_BITS), upper)
     }
 }

@@ -149,20 +149,6 @@ impl PlainLedger {
         Self { limits, ..Self::default() }
     }
 
-    fn undo(&mut self, is_undone: impl Fn(u64, &Pending) -> bool) -> bool {
-        let mut any = false;
-        for (&bytenr, known) in &mut self.extents {
-            let before = known.pending.len();
-            known.pending.retain(|pending| !is_undone(bytenr, pending));
-            if known.pending.len() != before {
-                any = true;
-                known.replay();
-            }
-        }
-        self.extents.retain(|_, known| !known.is_empty());
-        any
-    }
-
     /// A range was read: removals up to `generation` are no longer pending there.
     fn narrow_removals(&mut self, range: &Range<u64>, generation: u64) {
         let removals = std::mem::take(&mut self.removals);
@@ -243,16 +229,14 @@ impl Ledger for PlainLedger {
 
     fn undo_above(&mut self, transid: u64) {
         self.removals.retain(|&(_, of)| of <= transid);
-        self.undo(|_, pending| pending.transid() > transid);
-    }
-
-    fn undo_one(&mut self, bytenr: u64, tid: u32, time_ns: u64) -> bool {
-        self.undo(|at, pending| match pending {
-            Pending::Change(_, record) => {
-                at == bytenr && record.tid == tid && record.time_ns == time_ns
+        for known in self.extents.values_mut() {
+            let before = known.pending.len();
+            known.pending.retain(|pending| pending.transid() <= transid);
+            if known.pending.len() != before {
+                known.replay();
             }
-            Pending::Removal { .. } => false,
-        })
+        }
+        self.extents.retain(|_, known| !known.is_empty());
     }
 
     fn as_of(&self, bytenr: u64, generation: u64) -> Option<Extent> {

@@ -12,7 +12,7 @@ use std::{collections::VecDeque, ops::Range};
 
 use super::{
     Extent, Kept,
-    codec::{kind_code, kind_of_code, put_from_disk, read_from_disk},
+    codes::{kind_code, kind_of_code, put_from_disk, read_from_disk},
     origins::{Numbering, Origins},
     varint::{Reader, put_sectors, put_signed, put_signed_sectors, put_varint},
 };

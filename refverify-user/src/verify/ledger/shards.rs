@@ -146,10 +146,6 @@ impl Ledger for ShardedLedger {
         }
     }
 
-    fn undo_one(&mut self, bytenr: u64, tid: u32, time_ns: u64) -> bool {
-        self.shard_mut(bytenr).undo_one(bytenr, tid, time_ns)
-    }
-
     fn as_of(&self, bytenr: u64, generation: u64) -> Option<Extent> {
         self.shard(bytenr).as_of(bytenr, generation)
     }

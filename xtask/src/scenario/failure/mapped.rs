@@ -1,10 +1,7 @@
 //! Device-mapper below the file system: it drops writes, fails them, and logs them. The monitor is
 //! given the device below, or the mapped one.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
@@ -37,7 +34,6 @@ pub(super) fn run_all(place: &Place) -> Result<Outcome> {
     drop_writes(place).context("writes that are dropped")?;
     failed_super_write(place).context("a superblock that cannot be written")?;
     given_the_one_below(place).context("a device under dm-flakey and dm-log-writes")?;
-    given_the_mapped_one(place).context("a device that was mapped")?;
     Ok(Outcome::Passed)
 }
 
@@ -197,21 +193,6 @@ fn given_the_one_below(place: &Place) -> Result<()> {
         let device = mapped.as_ref().map_or(&disk.device, |mapped| &mapped.path).clone();
         mounted_by(&mut scratch, &mut monitor, &device, round)?;
     }
-    end(monitor, 0, 0)?.expect_clean()
-}
-
-/// The monitor is given the mapped device, which goes: what is mounted then is the one below.
-fn given_the_mapped_one(place: &Place) -> Result<()> {
-    let disk = Disk::new(place.dir().join("was-mapped"))?;
-    let mapped = Mapped::new("stacked", &up(disk.name()))?;
-    let mut scratch = Scratch::on(place, &mapped.path)?;
-    scratch.mkfs(&[])?;
-    let path = mapped.path.clone();
-    let mut monitor = Monitor::start(place, mapped.path_name(), &[])?;
-    mounted_by(&mut scratch, &mut monitor, &path, 0)?;
-    drop(mapped);
-    ensure!(!fs::exists(&path)?, "the monitor keeps {} from being removed", path.display());
-    mounted_by(&mut scratch, &mut monitor, &disk.device, 1)?;
     end(monitor, 0, 0)?.expect_clean()
 }
 

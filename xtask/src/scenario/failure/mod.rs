@@ -68,7 +68,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "stacked",
-        about: "a loop device on the device: whichever is given, the mounted one is read",
+        about: "given a device on another one, and the other one is mounted",
         tested: Tested::HereOnly,
         run: stacked::run,
     },

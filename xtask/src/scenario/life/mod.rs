@@ -16,10 +16,10 @@ mod churn;
 mod devices;
 mod features;
 mod mkfs;
+mod module;
 mod mounts;
 mod several;
 mod sprout;
-mod stacked;
 
 /// In the order in which they are run.
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -60,10 +60,10 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         run: sprout::run_all,
     },
     Scenario {
-        name: "life-stacked",
-        about: "mounted by a loop device that is stacked on the watched one",
-        tested: Tested::HereOnly,
-        run: stacked::run_all,
+        name: "life-module",
+        about: "the btrfs module is unloaded and loaded again under the monitor",
+        tested: Tested::Everywhere,
+        run: module::run_all,
     },
 ];
 

@@ -21,6 +21,7 @@ pub(super) fn run_all(place: &Place) -> Result<Outcome> {
     let mut living = Living { watched, round: 0 };
     living.watched.mount("")?;
     living.on("mounted after the monitor came")?;
+    living.unchanged()?;
     living.remounted()?;
     living.exchanged(&place.dir().join("scratch"))?;
     living.changed_offline()?;
@@ -40,6 +41,21 @@ impl Living {
         self.round += 1;
         churn(&self.watched.scratch.mount_point, self.round).context(what.to_owned())?;
         self.watched.expect_equal(what)
+    }
+
+    /// Nothing changes between two mounts: what is known is kept, and nothing is read again.
+    fn unchanged(&mut self) -> Result<()> {
+        for time in ["", " again"] {
+            let read = self.watched.said("seeding").len();
+            self.watched.unmount()?;
+            // Its superblock is read when it is unmounted.
+            thread::sleep(Duration::from_millis(300));
+            self.watched.mount("")?;
+            let read_now = self.watched.said("seeding").len();
+            ensure!(read_now == read, "what had not changed was read again");
+            self.on(&format!("unmounted and mounted unchanged{time}"))?;
+        }
+        Ok(())
     }
 
     /// Read-only and back, on a live mount and from the beginning of one.
@@ -74,7 +90,9 @@ impl Living {
         self.watched.unmount()?;
         copy(&older, image)?;
         flush(&self.watched.scratch.device)?;
+        let read = self.watched.said("seeding").len();
         self.watched.mount("")?;
+        ensure!(self.watched.said("seeding").len() > read, "an older image was not read");
         self.watched.expect_equal("an older image is back")?;
         self.on("and worked on in another way")
     }

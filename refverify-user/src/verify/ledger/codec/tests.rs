@@ -23,42 +23,21 @@ fn tree(level: u8, key: RefKey) -> Extent {
     one(ExtentKind::TreeBlock { level }, key)
 }
 
-/// Writes an extent behind another and reads it; returns how many bytes it took.
-fn size_of_entry(bytenr: u64, extent: &Extent, before: Before, context: &Context) -> usize {
-    let mut body = Vec::new();
-    let is_plain = put_body(&mut body, extent, context);
+/// Writes an extent and reads it; returns how many bytes it took.
+fn size_of_entry(extent: &Extent, context: &Context) -> usize {
     let mut entry = Vec::new();
-    put_entry(&mut entry, bytenr, extent.len_bytes, before, context, (is_plain, &body));
-    let size = entry.len();
-    if size > usize::from(u8::MAX) {
-        // Such an extent is spilled: its body alone is kept.
-        let mut full = Vec::new();
-        put_full_body(&mut full, extent, &Context::default());
-        let len_bytes = extent.len_bytes;
-        let head = Head { size: full.len(), body: 0, bytenr, len_bytes, is_plain: false };
-        let mut found = Extent::default();
-        assert_eq!(read_body(&full, &head, &Context::default(), &mut found), Some(Body::Here));
-        assert_eq!(&found, extent);
-        return size;
-    }
-    // What comes behind in a page must not matter.
-    entry.extend_from_slice(&[0xa5; 16]);
-    let head = Head::read(&entry, 0, before, context).expect("what was written is read");
-    assert_eq!((head.bytenr, head.len_bytes, head.size), (bytenr, extent.len_bytes, size));
-    let mut found = Extent::default();
-    let read = read_body(&entry[..size], &head, context, &mut found);
-    assert_eq!((read, &found), (Some(Body::Here), extent));
-    size
+    put_entry(&mut entry, extent, context);
+    let mut found = one(ExtentKind::TreeBlock { level: 3 }, RefKey::tree(9, 0, 3));
+    let read = read_entry(&entry, context, &mut found);
+    assert_eq!((read, &found), (Some(Found::Here), extent));
+    entry.len()
 }
 
-/// Checks an extent in a context that suits it, and in one that does not.
+/// Checks an extent in a context that suits it, and in some that do not.
 fn comes_back(extent: &Extent) {
-    let before = Before { bytenr: 1 << 30, len_bytes: 4096 };
     let other = data(RefKey::data(u64::MAX - 8, 0, 257, 0));
     for context in [Context::of(extent), Context::of(&other), Context::default()] {
-        for bytenr in [(1 << 30) + 4096, (1 << 30) + 1, 1 << 62] {
-            size_of_entry(bytenr, extent, before, &context);
-        }
+        size_of_entry(extent, &context);
     }
 }
 
@@ -141,19 +120,16 @@ fn extents_that_were_allocated_that_were_changed_and_that_have_no_reference() {
 }
 
 #[test]
-fn extents_that_adjoin_take_the_fewest_bytes() {
+fn an_extent_like_its_neighbours_takes_the_fewest_bytes() {
     let extent = data(RefKey::data(5, 0, 300, 128 << 10));
     let context = Context::of(&extent);
-    let before = Before { bytenr: 1 << 30, len_bytes: 65536 };
-    let mut same = extent.clone();
-    same.len_bytes = 8192;
-    // The head's first byte, the length, the owner, and the file offset.
-    assert_eq!(size_of_entry((1 << 30) + 65536, &same, before, &context), 5);
-    // A tree block like its neighbours: the head's first byte alone.
+    let mut longer = extent.clone();
+    longer.len_bytes = 8192;
+    // The first byte, the length, the owner, and two for the file offset.
+    assert_eq!(size_of_entry(&longer, &context), 5);
+    // A tree block like its neighbours: the first byte alone.
     let block = tree(0, RefKey::tree(5, 0, 0));
-    let before = Before { bytenr: 1 << 30, len_bytes: 16384 };
-    let size = size_of_entry((1 << 30) + 16384, &block, before, &Context::of(&block));
-    assert_eq!(size, 1);
+    assert_eq!(size_of_entry(&block, &Context::of(&block)), 1);
 }
 
 fn any_key() -> impl Strategy<Value = RefKey> {
@@ -198,12 +174,9 @@ proptest! {
     fn any_extent_comes_back_in_any_context(
         extent in any_extent(),
         suits in any_extent(),
-        bytenr in any::<u64>(),
-        before in any::<u64>(),
     ) {
-        let before = Before { bytenr: before, len_bytes: suits.len_bytes };
-        size_of_entry(bytenr, &extent, before, &Context::of(&suits));
-        size_of_entry(bytenr, &extent, before, &Context::of(&extent));
+        size_of_entry(&extent, &Context::of(&suits));
+        size_of_entry(&extent, &Context::of(&extent));
     }
 
     #[test]

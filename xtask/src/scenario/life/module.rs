@@ -1,0 +1,96 @@
+//! The btrfs module goes and comes back while the monitor runs: probes neither keep it loaded nor
+//! outlive it, and are there again for the next mount.
+
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::system::{delete_module, finit_module};
+
+use super::{Outcome, Place, Watched, churn::churn};
+use crate::{command::LIMIT, vm::agreement::MODULES};
+
+/// `O_NONBLOCK`: refused at once where the module is in use.
+const AT_ONCE: i32 = 0o4000;
+
+/// Where the kernel lists its probes.
+const PROBES: &str = "/sys/kernel/debug/kprobes/list";
+
+pub(super) fn run_all(place: &Place) -> Result<Outcome> {
+    let Some(module) = module_file()? else {
+        return Ok(Outcome::Skipped("btrfs is built into this kernel".to_owned()));
+    };
+    let mut watched = Watched::new(place, 1 << 30, &[])?;
+    worked_on(&mut watched, "before", 0)?;
+    unload().context("while the monitor runs and nothing is mounted")?;
+    load(&module)?;
+    wait_for_probes()?;
+    worked_on(&mut watched, "unloaded and loaded again", 1)?;
+    let last = watched.said("mounted").pop().context("it was not mounted")?;
+    ensure!(last["armed_before"] == true, "the probes were not there before the mount: {last}");
+    // Too fast to be seen as anything but another module, which is mounted at once.
+    unload()?;
+    load(&module)?;
+    worked_on(&mut watched, "unloaded, loaded again and mounted at once", 2)?;
+    unload()?;
+    thread::sleep(Duration::from_secs(1));
+    ensure!(!fs::read_to_string(PROBES)?.contains("btrfs"), "probes are left behind");
+    load(&module)?;
+    worked_on(&mut watched, "away for a while and mounted at once", 3)?;
+    watched.end()
+}
+
+fn worked_on(watched: &mut Watched, what: &str, round: u64) -> Result<()> {
+    watched.mount("")?;
+    churn(&watched.scratch.mount_point, round).context(what.to_owned())?;
+    watched.expect_equal(what)?;
+    watched.unmount()
+}
+
+/// The module's file, in a VM that has loaded it.
+fn module_file() -> Result<Option<PathBuf>> {
+    if !fs::exists("/sys/module/btrfs/initstate")? || !fs::exists(MODULES)? {
+        return Ok(None);
+    }
+    for entry in fs::read_dir(MODULES)? {
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with("-btrfs.ko") {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// The kernel itself may hold it for a moment after an unmount.
+fn unload() -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match delete_module(c"btrfs", AT_ONCE) {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() > end => {
+                return Err(error).context("btrfs cannot be unloaded");
+            }
+            Err(_) => thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+fn load(module: &PathBuf) -> Result<()> {
+    finit_module(File::open(module)?, c"", 0).context("btrfs cannot be loaded again")
+}
+
+/// That of a mount's beginning is the last one.
+fn wait_for_probes() -> Result<()> {
+    let end = Instant::now() + LIMIT;
+    while !fs::read_to_string(PROBES)?.contains("open_ctree") {
+        if Instant::now() > end {
+            bail!("the probes did not come back");
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
