@@ -85,12 +85,6 @@ const SCENARIOS: &[Scenario] = &[
         run: honest::attached_midway,
     },
     Scenario {
-        name: "audited",
-        about: "the same, with an audit of every commit",
-        tested: Tested::Everywhere,
-        run: honest::audited,
-    },
-    Scenario {
         name: "soak",
         about: "everything at once, with an audit of every commit: no finding, and exact",
         tested: Tested::Everywhere,
