@@ -9,7 +9,7 @@
 //! | 3 | events | count `uint`; the events, see `event` |
 //! | 4 | drained | |
 //! | 5 | retraction | tid `uint`; errno `sint` |
-//! | 6 | loss | file system `uint`: 0 all, else 1 + number; source `u8`: 1 ring buffer, 2 program missed, 3 unreadable; count `uint` |
+//! | 6 | loss | file system `uint`: 0 all, else 1 + number; source `u8`: 1 ring buffer, 2 program missed, 3 unreadable, 4 out of order; count `uint` |
 //! | 7 | commit | file system `uint`; transid `uint` |
 //! | 8 | abort | file system `uint`; transid `uint`; errno `sint` |
 //! | 9 | unmount | file system `uint` |
