@@ -83,7 +83,7 @@ fn a_finding_of_a_transaction_that_is_undone_stays_and_is_counted() {
     let extent = world.model.extents[&bytenr].clone();
     let wrong = world.model.event(Action::DropRef, bytenr, extent.kind, extent.len_bytes, key);
     world.emit(wrong);
-    world.abort(false);
+    world.abort(true);
     world.drain();
     world.drain();
     world.crash();

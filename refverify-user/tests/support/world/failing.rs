@@ -32,6 +32,9 @@ impl World {
     pub(crate) fn abort(&mut self, both_die: bool) -> u64 {
         if self.commit.is_none() {
             self.begin_commit();
+        }
+        // Some find nothing to do.
+        for _ in 0..20 {
             self.change();
         }
         let transid = self.model.transid;
