@@ -154,8 +154,7 @@ fn cargo_fuzz(args: &[&str]) -> std::process::Command {
     let nightly = format!("+{}", setup::NIGHTLY);
     let mut command = cargo(&[&nightly, "fuzz", verb, "--fuzz-dir"]);
     command.arg(dir()).arg("--target-dir").arg(workspace::target().join("fuzz"));
-    // Of itself cargo-fuzz compiles a crate in one unit, on one processor.
-    command.args(["--sanitizer", "none", "--codegen-units", "4"]).args(rest);
+    command.args(["--sanitizer", "none"]).args(rest);
     command
 }
 

@@ -19,7 +19,7 @@ mod root_item;
 mod superblock;
 
 pub use chunk::{ChunkError, ChunkMap};
-pub use csum::{ChecksumType, Summed};
+pub use csum::ChecksumType;
 pub use device_item::DeviceItem;
 pub use extent_item::{
     BackRef, ExtentItem, InlineRefs, ItemError, extent_data_ref_hash, parse_keyed_ref,

@@ -10,7 +10,7 @@ use zerocopy::{
 };
 
 use super::{
-    ChecksumType, LEVELS_MAX, Summed,
+    ChecksumType, LEVELS_MAX,
     key::{DiskKey, Key},
 };
 
@@ -235,11 +235,10 @@ impl TreeBlock {
     ///
     /// The first thing that does not fit.
     pub fn check(
-        data: impl Into<Summed>,
+        data: Bytes,
         pointer: &BlockPointer,
         format: &BlockFormat,
     ) -> Result<Self, BlockFault> {
-        let data = data.into();
         if data.len() != format.nodesize as usize {
             return Err(BlockFault::Short { len_bytes: data.len() });
         }
@@ -252,15 +251,12 @@ impl TreeBlock {
             check_keys(items.iter().map(|item| item.key), pointer)?;
             check_places(items, body.len())?;
             let owner = pointer.tree;
-            let count = items.len();
-            let data = data.into_bytes();
-            Ok(Self::Leaf(Leaf { bytenr: pointer.bytenr, owner, count, data }))
+            Ok(Self::Leaf(Leaf { bytenr: pointer.bytenr, owner, count: items.len(), data }))
         } else {
             let pointers = entries::<DiskKeyPointer>(body, count)?;
             check_keys(pointers.iter().map(|pointer| pointer.key), pointer)?;
             check_pointers(pointers, format)?;
-            let count = pointers.len();
-            Ok(Self::Interior(Interior { pointer: *pointer, count, data: data.into_bytes() }))
+            Ok(Self::Interior(Interior { pointer: *pointer, count: pointers.len(), data }))
         }
     }
 
@@ -278,7 +274,7 @@ impl TreeBlock {
 impl DiskHeader {
     fn check(
         &self,
-        block: &Summed,
+        block: &[u8],
         pointer: &BlockPointer,
         format: &BlockFormat,
     ) -> Result<(), BlockFault> {
@@ -289,7 +285,7 @@ impl DiskHeader {
         if !format.fsids.contains(&fsid) {
             return Err(BlockFault::Fsid { found: fsid });
         }
-        if !block.matches(format.csum_type) {
+        if !format.csum_type.matches(block) {
             return Err(BlockFault::Checksum);
         }
         if self.level != pointer.level || self.level >= LEVELS_MAX {

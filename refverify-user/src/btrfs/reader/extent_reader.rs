@@ -8,6 +8,8 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
+
 use super::{
     BlockRead, ReaderError, ReaderStep,
     assemble::Assembler,
@@ -21,8 +23,8 @@ use crate::btrfs::{
     DiskExtent,
     checks::CheckContext,
     format::{
-        BlockFault, BlockPointer, ChunkMap, DeviceItem, Item, Key, Leaf, ReadFailure, Summed,
-        Superblock, TreeBlock, item_type, parse_root_item,
+        BlockFault, BlockPointer, ChunkMap, DeviceItem, Item, Key, Leaf, ReadFailure, Superblock,
+        TreeBlock, item_type, parse_root_item,
     },
     objectid,
 };
@@ -147,8 +149,8 @@ impl ExtentReader {
     }
 
     /// Takes the answer to a read. Answers that nobody waits for are ignored.
-    pub fn answer(&mut self, id: u64, data: Result<impl Into<Summed>, ReadFailure>) {
-        let answer = self.reads.answer(id, data.map(Into::into));
+    pub fn answer(&mut self, id: u64, data: Result<Bytes, ReadFailure>) {
+        let answer = self.reads.answer(id, data);
         self.take_answer(answer);
     }
 
