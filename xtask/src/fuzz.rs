@@ -6,6 +6,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::{Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -35,9 +37,16 @@ pub(crate) struct Args {
     /// Only this target; may be given more than once
     #[arg(long = "target", value_name = "NAME")]
     targets: Vec<String>,
+    /// So many targets at a time
+    #[arg(long, default_value_t = processors())]
+    jobs: usize,
 }
 
-/// Runs them one after the other; fails when one found a fault.
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Runs them; fails when one found a fault.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::run()?;
     setup::CARGO_FUZZ.install()?;
@@ -46,28 +55,48 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// Runs all of them for so many seconds each; whether none found a fault.
 pub(crate) fn all_are_well(seconds: u32) -> Result<bool> {
-    are_well(&Args { seconds, targets: Vec::new() })
+    are_well(&Args { seconds, targets: Vec::new(), jobs: processors() })
 }
 
 fn are_well(args: &Args) -> Result<bool> {
     let targets = if args.targets.is_empty() { all_targets()? } else { args.targets.clone() };
-    // The first time takes some minutes: all dependencies are instrumented.
+    // The first time takes a minute or two: all dependencies are instrumented.
     match &*args.targets {
         [] => show_and_run(&mut cargo_fuzz(&["build"]))?,
         targets => targets
             .iter()
             .try_for_each(|target| show_and_run(&mut cargo_fuzz(&["build", target])))?,
     }
-    let mut results = Vec::new();
-    for target in &targets {
-        println!("\n== {target}");
-        results.push((target, fuzz(target, args.seconds)?));
-    }
+    let results = at_a_time(args.jobs, &targets, |target| fuzz(target, args.seconds))?;
     println!();
-    for (target, result) in &results {
+    for (target, result) in targets.iter().zip(&results) {
         println!("{target:24} {result}");
     }
-    Ok(results.iter().all(|(_, result)| matches!(result, Fuzzed::Well { .. })))
+    Ok(results.iter().all(|result| matches!(result, Fuzzed::Well { .. })))
+}
+
+/// What comes of each target, in their order; so many are worked on at a time.
+fn at_a_time<R: Send>(
+    jobs: usize,
+    targets: &[String],
+    work: impl Fn(&str) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let left = Mutex::new(targets.iter().enumerate());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let done = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                while let Some((index, target)) = next() {
+                    let result = work(target);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// How a target's run ended.
@@ -86,6 +115,7 @@ impl std::fmt::Display for Fuzzed {
 }
 
 fn fuzz(target: &str, seconds: u32) -> Result<Fuzzed> {
+    println!("{target} for {seconds} s");
     let corpus = own_dir("corpus", target)?;
     let faults = own_dir("faults", target)?;
     let mut fuzz = cargo_fuzz(&["run", target]);
@@ -110,19 +140,21 @@ fn fuzz(target: &str, seconds: u32) -> Result<Fuzzed> {
         return Ok(Fuzzed::Well { executions });
     }
     let lines: Vec<&str> = done.stderr.lines().collect();
-    println!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+    println!("{target}:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
     match said("Test unit written to ") {
         Some(input) => Ok(Fuzzed::Fault { input }),
         None => bail!("`cargo fuzz run {target}` ended with {}", done.status),
     }
 }
 
-/// Its own build directory: libFuzzer's instrumentation fits nothing else.
+/// Its own build directory: libFuzzer's instrumentation fits nothing else. No sanitizer: the
+/// targets and what they reach are safe Rust, which panics where it goes out of bounds.
 fn cargo_fuzz(args: &[&str]) -> std::process::Command {
     let (verb, rest) = args.split_first().expect("a verb");
     let nightly = format!("+{}", setup::NIGHTLY);
     let mut command = cargo(&[&nightly, "fuzz", verb, "--fuzz-dir"]);
-    command.arg(dir()).arg("--target-dir").arg(workspace::target().join("fuzz")).args(rest);
+    command.arg(dir()).arg("--target-dir").arg(workspace::target().join("fuzz"));
+    command.args(["--sanitizer", "none"]).args(rest);
     command
 }
 

@@ -5,14 +5,11 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
+use refverify_fuzz::take;
 use refverify_user::btrfs::{
     format::{ChunkMap, Key, item_type},
     objectid,
 };
-use support::take;
-
-#[allow(dead_code)]
-mod support;
 
 const NODESIZE: u32 = 16384;
 

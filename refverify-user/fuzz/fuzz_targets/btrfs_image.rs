@@ -6,10 +6,7 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use support::{Disk, NODE_BYTES, seal, take};
-
-#[allow(dead_code)]
-mod support;
+use refverify_fuzz::{Disk, NODE_BYTES, seal, take};
 
 static SOUND: LazyLock<Disk> = LazyLock::new(|| Disk::new(300));
 

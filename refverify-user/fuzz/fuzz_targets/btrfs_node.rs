@@ -7,13 +7,10 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
+use refverify_fuzz::{Disk, NODE_BYTES, seal, take};
 use refverify_user::btrfs::format::{
     BlockFormat, BlockPointer, Key, SUPERBLOCK_OFFSET, Superblock, TreeBlock,
 };
-use support::{Disk, NODE_BYTES, seal, take};
-
-#[allow(dead_code)]
-mod support;
 
 static FORMAT: LazyLock<BlockFormat> = LazyLock::new(|| {
     let disk = Disk::new(0);

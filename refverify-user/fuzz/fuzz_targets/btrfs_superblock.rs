@@ -6,11 +6,8 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
+use refverify_fuzz::{Disk, seal, take};
 use refverify_user::btrfs::format::{SUPERBLOCK_OFFSET, Superblock, check};
-use support::{Disk, seal, take};
-
-#[allow(dead_code)]
-mod support;
 
 static SOUND: LazyLock<Vec<u8>> = LazyLock::new(|| Disk::new(0).0[&SUPERBLOCK_OFFSET].clone());
 

@@ -15,7 +15,7 @@ use crate::{
 const LIMIT: Duration = Duration::from_mins(20);
 
 /// How long each fuzz target runs.
-const FUZZ_SECONDS: u32 = 10;
+const FUZZ_SECONDS: u32 = 30;
 
 /// Lines of a failed command's output that are shown.
 const SHOWN_LINES: usize = 60;

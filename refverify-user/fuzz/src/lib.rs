@@ -9,11 +9,13 @@ use refverify_user::btrfs::{
     reader::{BlockRead, ExtentReader, ReaderStep},
 };
 
-#[path = "../../../tests/support/image.rs"]
+#[path = "../../tests/support/image.rs"]
 mod image;
 
 use image::{Extent, Image, METADATA_LEN_BYTES, METADATA_START};
-pub(crate) use image::NODE_BYTES;
+
+/// Length of a tree block.
+pub const NODE_BYTES: usize = image::NODE_BYTES;
 
 /// Far more than a reader has reason to ask for: the image has some dozens of blocks, and each
 /// is tried a few times.
