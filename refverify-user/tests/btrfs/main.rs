@@ -2,6 +2,8 @@
 
 #[path = "../support/dump_tree.rs"]
 mod dump_tree;
+#[path = "../support/image.rs"]
+mod written;
 
 mod chunk_tree;
 mod hazards;
