@@ -2,7 +2,7 @@
 //!
 //! By `io_uring`; where that is forbidden, by threads.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Instant};
+use std::{collections::VecDeque, io, sync::Arc};
 
 use bytes::Bytes;
 
@@ -10,10 +10,12 @@ use super::member::Member;
 use crate::feed::{BlockError, BlockRequest};
 
 mod buffer;
+mod limit;
 mod ring;
 mod threads;
 
 use buffer::{Buffer, Pool};
+use limit::Limit;
 use ring::Ring;
 use threads::Threads;
 
@@ -56,6 +58,17 @@ struct Done<T> {
 enum Queue<T> {
     Ring(Box<Ring<T>>),
     Threads(Threads<T>),
+}
+
+impl<T: Send + 'static> Queue<T> {
+    /// Sees that the device gets what was begun.
+    fn submit(&mut self) {
+        match self {
+            Self::Ring(ring) => ring.submit(),
+            // They have begun.
+            Self::Threads(_) => {}
+        }
+    }
 }
 
 /// What is being read, and what waits for room.
@@ -140,6 +153,8 @@ impl<T: Send + 'static> Reads<T> {
                 parts.push((next.len_bytes, next.tag));
             }
             if let Some(limit) = &mut self.limit {
+                // Or else all that was spread over time would be read at its end.
+                self.queue.submit();
                 limit.spend(len);
             }
             self.begin(Read { member, offset, buffer: self.pool.take(len), parts });
@@ -176,28 +191,6 @@ fn answer<T>(done: Done<T>, answers: &mut Vec<Answer<T>>) {
                 at += u64::from(len);
             }
         }
-    }
-}
-
-/// Spreads reads over time.
-#[derive(Debug)]
-struct Limit {
-    bytes_per_second: u64,
-    /// When the next read may begin.
-    next: Instant,
-}
-
-impl Limit {
-    fn new(bytes_per_second: u64) -> Self {
-        Self { bytes_per_second: bytes_per_second.max(1), next: Instant::now() }
-    }
-
-    /// Waits until so many bytes may be read.
-    fn spend(&mut self, len_bytes: u32) {
-        let now = Instant::now();
-        std::thread::sleep(self.next.saturating_duration_since(now));
-        let nanos = u64::from(len_bytes).saturating_mul(1_000_000_000) / self.bytes_per_second;
-        self.next = self.next.max(now) + std::time::Duration::from_nanos(nanos);
     }
 }
 

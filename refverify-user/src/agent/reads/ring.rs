@@ -70,6 +70,14 @@ impl<T> Ring<T> {
         pushed.expect("the ring has as many entries as there are slots");
     }
 
+    /// Has the kernel take what was begun.
+    pub(super) fn submit(&mut self) {
+        // What it does not take now it takes when it is waited for.
+        if let Err(error) = self.queues.submit() {
+            tracing::debug!("io_uring_enter: {error}");
+        }
+    }
+
     /// Waits for at least one that was begun.
     pub(super) fn wait(&mut self) -> Vec<Done<T>> {
         loop {

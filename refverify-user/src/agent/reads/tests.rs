@@ -1,4 +1,8 @@
-use std::{io::Write as _, sync::Arc};
+use std::{
+    io::Write as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{Member, Queue, Reads, Ring, Threads, Wanted};
 
@@ -100,5 +104,21 @@ fn different_lengths_do_not_get_each_others_memory() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn what_is_limited_takes_its_time_however_fast_the_device_is() {
+    let file = numbered(400);
+    for queue in queues() {
+        let mut reads = Reads::with_queue(queue, Some(400 * 4096));
+        let start = Instant::now();
+        // No two of them are neighbours; the first may begin at once.
+        (0..100).for_each(|page| reads.want(wanted(&file, page * 3, 1)));
+        while !reads.is_idle() {
+            reads.wait();
+        }
+        // Never less, however busy the machine is.
+        assert!(start.elapsed() >= Duration::from_secs_f64(0.247), "{:?}", start.elapsed());
     }
 }
