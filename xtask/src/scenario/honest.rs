@@ -3,20 +3,23 @@
 use std::{
     fs,
     path::Path,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
     Outcome, Place,
-    compare::{Frozen, compare},
+    compare::{Frozen, compare, read_disk},
     monitor::Monitor,
+    oracle,
     scratch::Scratch,
     workload::{Balances, Workload},
 };
+use crate::command::output;
 
 /// Times that ledger and disk are compared.
 const COMPARISONS: u64 = 4;
@@ -110,6 +113,65 @@ pub(super) fn on_a_new_device(place: &Place) -> Result<Outcome> {
     let workload = Workload::start(&scratch.mount_point, 4, Balances::Running)?;
     watch(monitor, &mut scratch, workload)?;
     Ok(Outcome::Passed)
+}
+
+/// A clone of a file system that is mounted and worked on too: for as long as it is mounted, the
+/// kernel gives the clone another fsid than the one on disk.
+pub(super) fn on_a_clone(place: &Place) -> Result<Outcome> {
+    if place.has_device() {
+        return Ok(Outcome::Skipped("there is one disk only".to_owned()));
+    }
+    let mut origin = Scratch::new(place, 3 << 30)?;
+    origin.mkfs(&[])?;
+    origin.mount()?;
+    for number in 0..500 {
+        fs::write(origin.path(format!("of-both{number}")), vec![3; 4096 * (1 + number % 5)])?;
+    }
+    origin.unmount()?;
+    let mut clone = origin.copied(place)?;
+    origin.mount()?;
+    let others_work = Workload::start(&origin.mount_point, 5, Balances::None)?;
+    if let Err(error) = clone.mount() {
+        return Ok(Outcome::Skipped(format!("this kernel is older than 6.7: {error:#}")));
+    }
+    ensure!(has_temporary_fsid(&clone.device)?, "the clone was mounted by its own fsid");
+    let workload = Workload::start(&clone.mount_point, 6, Balances::Running)?;
+    workload.pause_balance()?;
+    let frozen = Frozen::freeze(&clone)?;
+    let extents = check_equals_disk(place, &clone.device)?;
+    drop(frozen);
+    workload.resume_balance();
+    println!("check: all {extents} extents are equal");
+    let monitor = Monitor::start(place, clone.device_name(), &[])?;
+    watch(monitor, &mut clone, workload)?;
+    others_work.stop()?;
+    Ok(Outcome::Passed)
+}
+
+/// Whether the file system on a device is mounted by another fsid than the disk's.
+fn has_temporary_fsid(device: &Path) -> Result<bool> {
+    let name = device.file_name().context("a device has a name")?;
+    for entry in fs::read_dir("/sys/fs/btrfs")? {
+        let dir = entry?.path();
+        if dir.join("devices").join(name).exists() {
+            return Ok(fs::read_to_string(dir.join("temp_fsid"))?.trim() == "1");
+        }
+    }
+    bail!("no mounted btrfs is on {}", device.display())
+}
+
+/// What `check` reads, against the extent tree of a frozen file system. Gives the number of
+/// extents.
+fn check_equals_disk(place: &Place, device: &Path) -> Result<usize> {
+    let dump = place.dir().join("checked");
+    let mut check = Command::new(&place.monitor);
+    output(check.arg("check").arg("--dump").arg(&dump).arg(device), LIMIT)?;
+    let read = oracle::parse_ledger(&fs::read_to_string(&dump)?)?;
+    let disk = read_disk(device)?;
+    ensure!(read.generation == disk.generation, "read at another generation than the disk's");
+    let differences = oracle::differences(&disk.extents, &read.extents);
+    ensure!(differences.is_empty(), "{} extents differ: {}", differences.len(), differences[0]);
+    Ok(disk.extents.len())
 }
 
 /// Returns the summary of the file system.

@@ -53,7 +53,7 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 27] = [
+pub(crate) const SCENARIOS: [Scenario; 28] = [
     Scenario {
         name: "hello",
         about: "the machine and the tests' own tools work, without the monitor",
@@ -95,6 +95,12 @@ pub(crate) const SCENARIOS: [Scenario; 27] = [
         about: "the same after a device has joined, by which the kernel then names it",
         tested: Tested::HereOnly,
         run: honest::on_a_new_device,
+    },
+    Scenario {
+        name: "clone",
+        about: "the same on a clone of a mounted file system, under a temporary fsid",
+        tested: Tested::HereOnly,
+        run: honest::on_a_clone,
     },
     Scenario {
         name: "zoned",

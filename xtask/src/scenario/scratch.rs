@@ -54,6 +54,17 @@ impl Scratch {
         Ok(Some(scratch))
     }
 
+    /// A copy with the same fsid, unmounted, to be mounted elsewhere; not of a VM's disk.
+    pub(crate) fn copied(&self, place: &Place) -> Result<Self> {
+        let image = place.dir().join("copied-image");
+        run("blockdev", &["--flushbufs", self.device_name()])?;
+        run("cp", &["--sparse=always", text(&place.dir().join("image"))?, text(&image)?])?;
+        let mount_point = place.dir().join("copied-mnt");
+        fs::create_dir_all(&mount_point)?;
+        let device = attach(&image)?;
+        Ok(Self { device, second: None, mount_point, mounted: false, is_loop: true })
+    }
+
     /// Gives the place of the first device, and its number in the file system, to a new one.
     pub(crate) fn replace_first(&mut self, place: &Place, len_bytes: u64) -> Result<()> {
         let new = loop_device(&place.dir().join("new-image"), len_bytes)?;
@@ -139,7 +150,14 @@ impl Drop for Scratch {
 /// A loop device of a new sparse file.
 fn loop_device(image: &Path, len_bytes: u64) -> Result<PathBuf> {
     File::create(image)?.set_len(len_bytes)?;
-    let image = image.to_str().context("the working directory's path is not UTF-8")?;
-    let device = run("losetup", &["--find", "--show", image])?;
+    attach(image)
+}
+
+fn attach(image: &Path) -> Result<PathBuf> {
+    let device = run("losetup", &["--find", "--show", text(image)?])?;
     Ok(PathBuf::from(device.trim()))
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("the working directory's path is not UTF-8")
 }

@@ -14,6 +14,7 @@ use rustix::{
     mount::{MountFlags, UnmountFlags, mount, unmount},
 };
 
+use super::synthetic;
 use crate::{command::run, workspace};
 
 /// Of the sparse file; what is written of it is metadata, about 1 GiB.
@@ -56,6 +57,19 @@ pub(super) fn cached() -> Result<PathBuf> {
     file.sync_all()?;
     fs::rename(&unfinished, &image)?;
     println!("made in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(image)
+}
+
+/// An image of so many extents that no kernel wrote, made if it is not there yet.
+pub(super) fn written(extents: u64) -> Result<PathBuf> {
+    let dir = workspace::target().join("bench");
+    let image = dir.join(format!("written-{extents}.img"));
+    if !image.exists() {
+        fs::create_dir_all(&dir)?;
+        let unfinished = image.with_extension("unfinished");
+        synthetic::write(&unfinished, extents)?;
+        fs::rename(&unfinished, &image)?;
+    }
     Ok(image)
 }
 

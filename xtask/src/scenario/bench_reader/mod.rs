@@ -10,6 +10,7 @@ use super::{Outcome, Place, bench_path::median};
 
 mod image;
 mod measured;
+mod synthetic;
 
 use image::Region;
 use measured::{Measured, measure};
@@ -19,6 +20,9 @@ const ROUNDS: usize = 5;
 
 /// How long fio reads, in seconds.
 const FIO_SECONDS: u32 = 10;
+
+/// Extents of the images that memory is compared on.
+const SIZES: [u64; 2] = [2_000_000, 8_000_000];
 
 /// What is known of the image.
 struct Tree {
@@ -56,7 +60,27 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
         runs: vec![measured_cold(image, Command::new("btrfs").args(args))?],
     };
     print(&tree, &[check, dump, whole], median(&fio));
+    memory(place)?;
     Ok(Outcome::Passed)
+}
+
+/// Shows how memory grows with the extent tree.
+fn memory(place: &Place) -> Result<()> {
+    println!("\nmemory of `check`, on images written by this program:");
+    for extents in SIZES {
+        let image = image::written(extents)?;
+        let run = measured_cold(
+            image.to_str().context("a path is not UTF-8")?,
+            Command::new(&place.monitor).arg("check").arg(&image),
+        )?;
+        println!(
+            "{extents:10} extents: {:5.2} s, {:5.2} s of CPU, peak {:.1} MiB",
+            run.seconds,
+            run.cpu_seconds,
+            run.peak_bytes / f64::from(1 << 20)
+        );
+    }
+    Ok(())
 }
 
 /// How large the extent tree is, as the monitor counts it.
