@@ -154,7 +154,8 @@ fn cargo_fuzz(args: &[&str]) -> std::process::Command {
     let nightly = format!("+{}", setup::NIGHTLY);
     let mut command = cargo(&[&nightly, "fuzz", verb, "--fuzz-dir"]);
     command.arg(dir()).arg("--target-dir").arg(workspace::target().join("fuzz"));
-    command.args(["--sanitizer", "none"]).args(rest);
+    // Of itself cargo-fuzz compiles a crate in one unit, on one processor.
+    command.args(["--sanitizer", "none", "--codegen-units", "4"]).args(rest);
     command
 }
 

@@ -123,13 +123,15 @@ impl Assembler {
 
     /// Tells what is open, the extent first and then what is wrong with it.
     pub(super) fn close(&mut self, steps: &mut VecDeque<ReaderStep>) {
-        let Some(mut open) = self.open.take() else { return };
+        // In its place: an extent is large, and moving it costs as much as looking at it.
+        let Some(open) = &mut self.open else { return };
         if let Some((extent, place)) = open.extent.take() {
             open.check_whole(&extent, place, self.previous);
             self.previous = Some((extent.bytenr, extent.len_bytes));
             steps.push_back(ReaderStep::Extent(extent));
         }
-        steps.extend(open.findings.into_iter().map(ReaderStep::Finding));
+        steps.extend(open.findings.drain(..).map(ReaderStep::Finding));
+        self.open = None;
     }
 }
 

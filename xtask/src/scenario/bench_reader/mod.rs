@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::{Outcome, Place, bench_path::median};
+use crate::machine;
 
 mod image;
 mod measured;
@@ -105,7 +106,9 @@ fn tree(place: &Place, image: &str) -> Result<Tree> {
 fn measured_cold(image: &str, command: &mut Command) -> Result<Measured> {
     fs::write("/proc/sys/vm/drop_caches", "3").context("cannot drop the caches")?;
     image::read_map(Path::new(image))?;
-    crate::command::output(Command::new(command.get_program()).arg("--version"), measured::LIMIT)?;
+    let program = Path::new(command.get_program());
+    let program = machine::program(program.to_str().context("a path is not UTF-8")?);
+    fs::read(program.context("a program that is measured is not there")?)?;
     measure(command)
 }
 
@@ -130,7 +133,7 @@ fn print(tree: &Tree, rows: &[Row], ceiling: f64) {
          (btrfs check: one), caches dropped before each:\n",
         tree.extents,
         mib(tree.len_bytes),
-        crate::machine::kernel_release()
+        machine::kernel_release()
     );
     println!(
         "{:28} {:>8} {:>12} {:>8} {:>9} {:>10} {:>12}",
