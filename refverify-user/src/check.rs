@@ -5,20 +5,15 @@ use std::{
     io::{self, Write},
     ops::Range,
     path::PathBuf,
-    sync::{
-        OnceLock,
-        mpsc::{self, Receiver, Sender},
-    },
+    sync::mpsc::{self, Receiver, Sender},
     thread,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-
 use crate::{
     agent::{Disks, DisksError},
     btrfs::{
-        format::{BlockPointer, ChecksumType, ReadFailure, Summed},
+        format::{BlockPointer, ReadFailure},
         objectid,
         reader::{BlockRead, ExtentReader, ReaderError, ReaderStep},
     },
@@ -77,24 +72,16 @@ pub fn check<W: Write>(config: &CheckConfig, reporter: CheckReporter<W>) -> Resu
         None => None,
     };
     let (to_disks, requests) = mpsc::channel();
-    let (to_sums, read) = mpsc::channel();
     let (to_us, answers) = mpsc::channel();
-    let csum_type = OnceLock::new();
     thread::scope(|scope| {
-        let (disks, limit, csum_type) = (&disks, config.io_limit_bytes, &csum_type);
-        let failed = |error: io::Error| CheckError::Thread(error.to_string());
+        let (disks, limit) = (&disks, config.io_limit_bytes);
         let reads = thread::Builder::new()
             .name("reads".to_owned())
-            .spawn_scoped(scope, move || disks.serve(&requests, &to_sums, limit))
-            .map_err(failed)?;
-        thread::Builder::new()
-            .name("checksums".to_owned())
-            .spawn_scoped(scope, move || sum(&read, &to_us, csum_type))
-            .map_err(failed)?;
+            .spawn_scoped(scope, move || disks.serve(&requests, &to_us, limit))
+            .map_err(|error| CheckError::Thread(error.to_string()))?;
         let check = Check {
             config,
             disks,
-            csum_type,
             reader: ExtentReader::new(0..u64::MAX, 0),
             reporter,
             dump,
@@ -109,39 +96,14 @@ pub fn check<W: Write>(config: &CheckConfig, reporter: CheckReporter<W>) -> Resu
     })
 }
 
-/// Looks at the checksums of what was read, while the main thread is busy with what was read
-/// before.
-fn sum(
-    read: &Receiver<Vec<BlockAnswer>>,
-    answers: &Sender<Vec<Answer>>,
-    csum_type: &OnceLock<ChecksumType>,
-) {
-    let sum = |data: Bytes| match csum_type.get() {
-        Some(csum_type) => Summed::by(*csum_type, data),
-        None => data.into(),
-    };
-    let sum = |BlockAnswer { id, data, .. }| (id, data.map(sum).map_err(ReadFailure::new));
-    for batch in read {
-        // Nobody waits for more once the end is reached.
-        if answers.send(batch.into_iter().map(sum).collect()).is_err() {
-            return;
-        }
-    }
-}
-
 fn dump_error(config: &CheckConfig, source: io::Error) -> CheckError {
     CheckError::Dump { path: config.dump.clone().unwrap_or_default(), source }
 }
-
-/// An answer of the devices, by the reader's id.
-type Answer = (u64, Result<Summed, ReadFailure>);
 
 /// A check under way.
 struct Check<'a, W> {
     config: &'a CheckConfig,
     disks: &'a Disks,
-    /// Once it is known.
-    csum_type: &'a OnceLock<ChecksumType>,
     reader: ExtentReader,
     reporter: CheckReporter<W>,
     dump: Option<CheckDump>,
@@ -157,7 +119,7 @@ impl<W: Write> Check<'_, W> {
     fn run(
         mut self,
         requests: Sender<Vec<BlockRequest>>,
-        answers: &Receiver<Vec<Answer>>,
+        answers: &Receiver<Vec<BlockAnswer>>,
     ) -> Result<u8, CheckError> {
         loop {
             while let Some(step) = self.reader.next_step() {
@@ -175,8 +137,8 @@ impl<W: Write> Check<'_, W> {
             }
             // It ends before its time if it cannot read at all, which it says itself.
             let Ok(answers) = answers.recv() else { break };
-            for (id, data) in answers {
-                self.reader.answer(id, data);
+            for answer in answers {
+                self.reader.answer(answer.id, answer.data.map_err(ReadFailure::new));
             }
             self.show_progress();
         }
@@ -207,7 +169,6 @@ impl<W: Write> Check<'_, W> {
             ReaderStep::Finding(finding) => self.reporter.finding(self.generation, &finding),
             ReaderStep::Generation { generation, superblock, .. } => {
                 self.generation = generation;
-                self.csum_type.get_or_init(|| superblock.csum_type);
                 self.checked.superblock = Some(superblock);
                 let device = self.config.device.display().to_string();
                 let dump = self.dump.as_mut();

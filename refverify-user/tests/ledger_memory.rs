@@ -36,7 +36,7 @@ fn seed<L: Ledger>(mut ledger: L, mix: Mix) -> L {
 #[test]
 fn an_extent_at_rest_takes_no_more_than_it_did() {
     let bounds =
-        [(Mix::Single, 10.7), (Mix::Aged, 15.8), (Mix::Snapshots, 19.5), (Mix::Metadata, 13.1)];
+        [(Mix::Single, 10.1), (Mix::Aged, 15.1), (Mix::Snapshots, 18.5), (Mix::Metadata, 12.2)];
     for (mix, bound) in bounds {
         let ledger = seeded(mix, Limits::default());
         let hundredths = ledger.kept().total_bytes * 100 / ledger.live();

@@ -293,8 +293,6 @@ fn what_a_loss_costs_grows_with_what_changed_and_not_with_the_file_system() {
         world.attach();
         world.settle();
         let whole = world.blocks_read;
-        // Known from the first commit on that follows what was read.
-        world.settle();
         world.change();
         world.change();
         world.lose(1);

@@ -30,6 +30,8 @@ enum Bench {
     },
     /// What watching costs a guest: from inside, and from outside
     Attach,
+    /// What it costs to be exact again after a loss, by how much was changed
+    Resync,
     /// How fast an extent tree is read, beside btrfs-progs and what the device can do
     Reader,
 }
@@ -39,6 +41,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.bench {
         None | Some(Bench::Path) => scenario("bench-path"),
         Some(Bench::Ledger { args }) => ledger(args),
+        Some(Bench::Resync) => scenario("bench-resync"),
         Some(Bench::Reader) => scenario("bench-reader"),
         Some(Bench::Attach) => {
             build::static_xtask()?;

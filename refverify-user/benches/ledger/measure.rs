@@ -248,13 +248,17 @@ pub(crate) fn churn(extents: usize, count: usize) {
         ledger.commit(transid);
         done += batch.len();
         if done % (count / 10) < FOLD {
+            let kept = ledger.kept();
             println!(
-                "churn, after {done:>9} events: {:>5} MiB before folding, {:>5} MiB after, \
-                 {:>4} MiB of it history; freed extents known since transaction {}",
+                "churn, after {done:>9} events: {:>5} MiB before folding, {:>5} MiB after; \
+                 {:>4} MiB history, {:>4} MiB for {} extents; freed ones known since \
+                 transaction {}",
                 before_folding >> 20,
                 (resident_bytes() - before) >> 20,
-                ledger.kept().history_bytes >> 20,
-                ledger.kept().tombstones_after + 1
+                kept.history_bytes >> 20,
+                (kept.total_bytes - kept.history_bytes) >> 20,
+                ledger.live(),
+                kept.tombstones_after + 1
             );
         }
     });

@@ -295,6 +295,8 @@ impl FileSystem {
         self.at_rest.forget();
         self.leave();
         self.state = FsState::Aborted;
+        // Perhaps it has made no change that is told of.
+        self.newest_transid = self.newest_transid.max(transid);
         self.aborted = Some(transid);
         fx.notices.push(Notice::Aborted { fs: self.slot, transid, errno });
         self.ask_what_became(fx);

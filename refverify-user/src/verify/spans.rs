@@ -24,9 +24,9 @@ impl Spans {
         self.blind_from = Some((verified_upto.saturating_add(1), cause));
     }
 
-    /// Whether nothing is verified now for a reason that was told.
-    pub(crate) const fn is_blind(&self) -> bool {
-        self.blind_from.is_some()
+    /// Why nothing is verified now, where that was told.
+    pub(crate) fn blind_cause(&self) -> Option<&BlindCause> {
+        self.blind_from.as_ref().map(|(_, cause)| cause)
     }
 
     /// Ends what is open: `last` is the newest transaction, and `then` is where the file system

@@ -11,6 +11,7 @@ mod attach_guest;
 mod bench_attach;
 mod bench_path;
 mod bench_reader;
+mod bench_resync;
 mod cannot_start;
 mod changed_on_disk;
 mod compare;
@@ -46,6 +47,8 @@ pub(crate) enum Tested {
     Everywhere,
     /// On this machine alone: it boots a VM of its own, or another kernel would show no more.
     HereOnly,
+    /// In a VM with one kernel alone: it needs what this machine's kernel may not have.
+    InOneVm,
     /// Nowhere: it is run by hand, or by another scenario.
     No,
 }
@@ -82,12 +85,6 @@ const SCENARIOS: &[Scenario] = &[
         about: "the same, attached in the middle of the work",
         tested: Tested::Everywhere,
         run: honest::attached_midway,
-    },
-    Scenario {
-        name: "audited",
-        about: "the same, with an audit of every commit",
-        tested: Tested::Everywhere,
-        run: honest::audited,
     },
     Scenario {
         name: "soak",
@@ -244,6 +241,12 @@ const SCENARIOS: &[Scenario] = &[
         about: "how fast an extent tree is read, beside others, as a table",
         tested: Tested::No,
         run: bench_reader::run,
+    },
+    Scenario {
+        name: "bench-resync",
+        about: "what it costs to be exact again after a loss, as a table",
+        tested: Tested::No,
+        run: bench_resync::run,
     },
     Scenario {
         name: "bench-attach",

@@ -1,7 +1,6 @@
 //! Checksums of superblock and tree blocks.
 
 use blake2::{Blake2b, digest::consts::U32};
-use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use twox_hash::XxHash64;
 
@@ -53,51 +52,6 @@ impl ChecksumType {
             Self::Sha256 => stored == &Sha256::digest(rest)[..],
             Self::Blake2b => stored == &Blake2b::<U32>::digest(rest)[..],
         }
-    }
-}
-
-/// The bytes of a block, whose checksum may have been looked at already: most of a reading's time
-/// goes into that, and it can be done beside it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summed {
-    data: Bytes,
-    /// By which algorithm, and whether it was right.
-    sum: Option<(ChecksumType, bool)>,
-}
-
-impl Summed {
-    /// Looks at the checksum.
-    pub fn by(csum_type: ChecksumType, data: Bytes) -> Self {
-        let matches = csum_type.matches(&data);
-        Self { data, sum: Some((csum_type, matches)) }
-    }
-
-    /// Whether the checksum by this algorithm is right.
-    pub(super) fn matches(&self, csum_type: ChecksumType) -> bool {
-        match self.sum {
-            Some((by, matches)) if by == csum_type => matches,
-            _ => csum_type.matches(&self.data),
-        }
-    }
-
-    /// The bytes alone.
-    pub fn into_bytes(self) -> Bytes {
-        self.data
-    }
-}
-
-impl std::ops::Deref for Summed {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.data
-    }
-}
-
-/// The checksum has not been looked at.
-impl From<Bytes> for Summed {
-    fn from(data: Bytes) -> Self {
-        Self { data, sum: None }
     }
 }
 

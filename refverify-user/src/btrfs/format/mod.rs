@@ -9,6 +9,7 @@ mod chunk;
 mod csum;
 mod device_item;
 mod extent_item;
+mod fault;
 mod features;
 mod key;
 mod node;
@@ -19,16 +20,15 @@ mod root_item;
 mod superblock;
 
 pub use chunk::{ChunkError, ChunkMap};
-pub use csum::{ChecksumType, Summed};
+pub use csum::ChecksumType;
 pub use device_item::DeviceItem;
 pub use extent_item::{
     BackRef, ExtentItem, InlineRefs, ItemError, extent_data_ref_hash, parse_keyed_ref,
 };
+pub use fault::{BlockFault, ReadFailure};
 pub use features::{Unsupported, check};
 pub use key::{Key, item_type};
-pub use node::{
-    BlockFault, BlockFormat, BlockPointer, Interior, Item, Leaf, ReadFailure, TreeBlock,
-};
+pub use node::{BlockFormat, BlockPointer, Interior, Item, Leaf, TreeBlock};
 pub use parity::Parity;
 pub use placement::{Piece, Placement};
 pub use root_item::{RootItemError, parse_root_item};

@@ -10,7 +10,7 @@ use zerocopy::{
 };
 
 use super::{
-    ChecksumType, LEVELS_MAX, Summed,
+    BlockFault, ChecksumType, LEVELS_MAX,
     key::{DiskKey, Key},
 };
 
@@ -101,119 +101,6 @@ impl fmt::Display for BlockPointer {
     }
 }
 
-/// Why the device gave no bytes; in the words of whoever read it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ReadFailure(String);
-
-impl ReadFailure {
-    /// Takes over any error's message.
-    pub fn new(cause: impl fmt::Display) -> Self {
-        Self(cause.to_string())
-    }
-}
-
-/// Why a block is not the one that its pointer speaks of.
-///
-/// On a live file system each of these, save [`BlockFault::Unreadable`], usually means that
-/// the block was freed and used again; only the superblock can tell.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BlockFault {
-    /// The device gave an error.
-    #[error("{0}")]
-    Unreadable(#[from] ReadFailure),
-    /// On RAID5 and RAID6: no choice of bad stripes gives a good block.
-    #[error("it cannot be computed from parity: {given} of {wanted} other parts could be read")]
-    NotRebuilt {
-        /// How many parts of its rows were read.
-        given: usize,
-        /// How many there are.
-        wanted: usize,
-    },
-    /// No chunk holds its address.
-    #[error("no chunk holds its address")]
-    NotMapped,
-    /// Not a whole block.
-    #[error("only {len_bytes} bytes were read")]
-    Short {
-        /// How many.
-        len_bytes: usize,
-    },
-    /// The header names another address.
-    #[error("its header says bytenr {found}")]
-    Bytenr {
-        /// What the header says.
-        found: u64,
-    },
-    /// The header names another file system.
-    #[error("its header says fsid {found}")]
-    Fsid {
-        /// What the header says.
-        found: Uuid,
-    },
-    /// The checksum does not match.
-    #[error("its checksum does not match")]
-    Checksum,
-    /// The header names another level.
-    #[error("its header says level {found}")]
-    Level {
-        /// What the header says.
-        found: u8,
-    },
-    /// The header names another transaction.
-    #[error("its header says generation {found}")]
-    Generation {
-        /// What the header says.
-        found: u64,
-    },
-    /// The header names another tree.
-    #[error("its header says owner {found}")]
-    Owner {
-        /// What the header says.
-        found: u64,
-    },
-    /// None, or more than fit into a block.
-    #[error("its header says {found} items, where 1 to {max} are possible")]
-    ItemCount {
-        /// What the header says.
-        found: u32,
-        /// How many fit.
-        max: usize,
-    },
-    /// The first key is not the one in the parent.
-    #[error("its first key is {found}")]
-    FirstKey {
-        /// The block's first key.
-        found: Key,
-    },
-    /// A key is not above the one before it.
-    #[error("the key in slot {slot} is not above the one before it")]
-    KeyOrder {
-        /// The place in the block.
-        slot: usize,
-    },
-    /// A key that belongs to the right of this block.
-    #[error("its last key {found} lies beyond what the parent allows")]
-    LastKey {
-        /// The block's last key.
-        found: Key,
-    },
-    /// Items' bodies overlap, leave holes or lie outside.
-    #[error("the item in slot {slot} is misplaced")]
-    ItemPlace {
-        /// The place in the block.
-        slot: usize,
-    },
-    /// No block can be where the pointer says.
-    #[error("the pointer in slot {slot} to {bytenr} makes no sense")]
-    Pointer {
-        /// The place in the block.
-        slot: usize,
-        /// Where it points.
-        bytenr: u64,
-    },
-}
-
 /// A tree block that has passed every check.
 #[derive(Clone, Debug)]
 pub enum TreeBlock {
@@ -235,11 +122,10 @@ impl TreeBlock {
     ///
     /// The first thing that does not fit.
     pub fn check(
-        data: impl Into<Summed>,
+        data: Bytes,
         pointer: &BlockPointer,
         format: &BlockFormat,
     ) -> Result<Self, BlockFault> {
-        let data = data.into();
         if data.len() != format.nodesize as usize {
             return Err(BlockFault::Short { len_bytes: data.len() });
         }
@@ -252,15 +138,12 @@ impl TreeBlock {
             check_keys(items.iter().map(|item| item.key), pointer)?;
             check_places(items, body.len())?;
             let owner = pointer.tree;
-            let count = items.len();
-            let data = data.into_bytes();
-            Ok(Self::Leaf(Leaf { bytenr: pointer.bytenr, owner, count, data }))
+            Ok(Self::Leaf(Leaf { bytenr: pointer.bytenr, owner, count: items.len(), data }))
         } else {
             let pointers = entries::<DiskKeyPointer>(body, count)?;
             check_keys(pointers.iter().map(|pointer| pointer.key), pointer)?;
             check_pointers(pointers, format)?;
-            let count = pointers.len();
-            Ok(Self::Interior(Interior { pointer: *pointer, count, data: data.into_bytes() }))
+            Ok(Self::Interior(Interior { pointer: *pointer, count: pointers.len(), data }))
         }
     }
 
@@ -278,7 +161,7 @@ impl TreeBlock {
 impl DiskHeader {
     fn check(
         &self,
-        block: &Summed,
+        block: &[u8],
         pointer: &BlockPointer,
         format: &BlockFormat,
     ) -> Result<(), BlockFault> {
@@ -289,7 +172,7 @@ impl DiskHeader {
         if !format.fsids.contains(&fsid) {
             return Err(BlockFault::Fsid { found: fsid });
         }
-        if !block.matches(format.csum_type) {
+        if !format.csum_type.matches(block) {
             return Err(BlockFault::Checksum);
         }
         if self.level != pointer.level || self.level >= LEVELS_MAX {

@@ -1,12 +1,18 @@
 //! The state machine that reads the extent tree.
 
+mod leaf;
 mod superblock;
+mod suspect;
 
 use std::{
     collections::{BTreeMap, VecDeque},
     ops::Range,
     sync::Arc,
 };
+
+use bytes::Bytes;
+
+use suspect::Suspect;
 
 use super::{
     BlockRead, ReaderError, ReaderStep,
@@ -21,14 +27,10 @@ use crate::btrfs::{
     DiskExtent,
     checks::CheckContext,
     format::{
-        BlockFault, BlockPointer, ChunkMap, DeviceItem, Item, Key, Leaf, ReadFailure, Summed,
-        Superblock, TreeBlock, item_type, parse_root_item,
+        BlockPointer, ChunkMap, DeviceItem, Key, ReadFailure, Superblock, TreeBlock, item_type,
     },
     objectid,
 };
-
-/// How often in a row a block may be bad while every superblock still leads to it.
-const BLOCK_TRIES: u32 = 3;
 
 /// Where the root tree says where the extent tree is.
 const EXTENT_ROOT_KEY: Key =
@@ -49,16 +51,6 @@ enum Stage {
     Extents,
     /// Nothing more to do.
     Ended,
-}
-
-/// The block that was bad last.
-#[derive(Debug)]
-struct Suspect {
-    pointer: BlockPointer,
-    /// The superblock's generation when it was bad.
-    generation: u64,
-    /// How often something was bad, without a sign that it was only stale.
-    tries: u32,
 }
 
 /// A reader of the extent tree; see [the module](super).
@@ -147,8 +139,8 @@ impl ExtentReader {
     }
 
     /// Takes the answer to a read. Answers that nobody waits for are ignored.
-    pub fn answer(&mut self, id: u64, data: Result<impl Into<Summed>, ReadFailure>) {
-        let answer = self.reads.answer(id, data.map(Into::into));
+    pub fn answer(&mut self, id: u64, data: Result<Bytes, ReadFailure>) {
+        let answer = self.reads.answer(id, data);
         self.take_answer(answer);
     }
 
@@ -351,101 +343,6 @@ impl ExtentReader {
         true
     }
 
-    fn take_leaf(&mut self, leaf: &Leaf) -> Result<(), ReaderError> {
-        let Some(superblock) = &self.found.superblock else { return Ok(()) };
-        let (generation, sectorsize) = (superblock.generation, superblock.sectorsize);
-        match &mut self.stage {
-            Stage::Chunks { chunks, .. } => {
-                let found = &mut self.found;
-                leaf.items().try_for_each(|item| take_chunk_tree_item(&item, found, chunks))
-            }
-            Stage::Root { walk } => {
-                let found_in = walk.root();
-                let Some(item) = leaf.items().find(|item| item.key == EXTENT_ROOT_KEY) else {
-                    return Ok(());
-                };
-                let root = parse_root_item(objectid::EXTENT_TREE, item.body, sectorsize)
-                    .map_err(|reason| ReaderError::RootItem { generation, reason })?;
-                self.found.extent_root = Some((found_in, root));
-                Ok(())
-            }
-            Stage::Extents => {
-                self.take_extent_leaf(leaf, generation);
-                Ok(())
-            }
-            Stage::Superblock { .. } | Stage::TooOld | Stage::Ended => Ok(()),
-        }
-    }
-
-    fn take_extent_leaf(&mut self, leaf: &Leaf, generation: u64) {
-        let (Some(walk), Some(assembler)) = (&self.extents, &mut self.assembler) else { return };
-        for item in leaf.items().filter(|item| walk.range().contains(&item.key)) {
-            assembler.add(leaf.bytenr(), &item, &mut self.steps);
-        }
-        self.suspect = None;
-        if let Some(upto_bytenr) = assembler.open_bytenr().filter(|&open| open > self.complete_upto)
-        {
-            self.complete_upto = upto_bytenr;
-            self.steps.push_back(ReaderStep::Complete { upto_bytenr, generation });
-        }
-    }
-
-    fn pass_over(&mut self, keys: &Range<Key>) {
-        let (Some(generation), Some(assembler)) = (self.told_generation, &mut self.assembler)
-        else {
-            return;
-        };
-        let range =
-            keys.start.objectid.max(self.complete_upto)..keys.end.objectid.min(self.range.end);
-        // Told at an older generation, and it is only the gap behind it that is not.
-        if range.is_empty() {
-            return;
-        }
-        assembler.pass_over(&mut self.steps);
-        self.suspect = None;
-        if range.start > self.complete_upto {
-            let upto_bytenr = range.start;
-            self.steps.push_back(ReaderStep::Complete { upto_bytenr, generation });
-        }
-        self.complete_upto = range.end;
-        self.steps.push_back(ReaderStep::Unchanged { range, generation });
-    }
-
-    /// A block is not what its pointer says. If it was freed and used again, then there is a
-    /// newer superblock, and it no longer leads to that block.
-    fn take_bad(
-        &mut self,
-        pointer: BlockPointer,
-        faults: Vec<BlockFault>,
-    ) -> Result<(), ReaderError> {
-        if matches!(self.stage, Stage::Chunks { .. }) && self.is_of_seed(&faults) {
-            self.go_on();
-            return Ok(());
-        }
-        let generation = self.found.generation();
-        let tries = match &self.suspect {
-            Some(last) if last.generation == generation || last.pointer.is_same_block(&pointer) => {
-                last.tries + 1
-            }
-            _ => 1,
-        };
-        if tries > BLOCK_TRIES {
-            return Err(ReaderError::BadBlock { pointer, faults });
-        }
-        self.suspect = Some(Suspect { pointer, generation, tries });
-        if let Some(walk) = &mut self.extents {
-            walk.retry_bad();
-        }
-        self.read_superblock();
-        Ok(())
-    }
-
-    /// Whether a block was refused only because the seed that it is from was not known yet.
-    fn is_of_seed(&self, faults: &[BlockFault]) -> bool {
-        let is_of_seed = |fault: &BlockFault| matches!(fault, BlockFault::Fsid { found } if self.found.is_seed(*found));
-        faults.iter().any(is_of_seed)
-    }
-
     fn take_end(&mut self) -> Result<(), ReaderError> {
         let generation = self.found.generation();
         match std::mem::replace(&mut self.stage, Stage::Ended) {
@@ -480,26 +377,5 @@ impl ExtentReader {
         self.stage = Stage::Ended;
         self.reads.forget_all();
         self.steps.push_back(ReaderStep::Failed(error));
-    }
-}
-
-/// Devices and chunks; the chunk tree holds nothing else.
-fn take_chunk_tree_item(
-    item: &Item,
-    found: &mut Found,
-    chunks: &mut ChunkMap,
-) -> Result<(), ReaderError> {
-    let Some(superblock) = &found.superblock else { return Ok(()) };
-    let (generation, sectorsize) = (superblock.generation, superblock.sectorsize);
-    match item.key.item_type {
-        item_type::CHUNK_ITEM => chunks
-            .insert(item.key, item.body, sectorsize)
-            .map_err(|reason| ReaderError::Chunk { generation, reason }),
-        item_type::DEV_ITEM => {
-            let cut_off = ReaderError::Device { generation, devid: item.key.offset };
-            found.add_device(DeviceItem::parse(item.body).ok_or(cut_off)?);
-            Ok(())
-        }
-        _ => Ok(()),
     }
 }

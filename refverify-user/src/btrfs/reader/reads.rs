@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::BlockRead;
 use crate::btrfs::format::{
     BlockFault, BlockFormat, BlockPointer, Parity, Piece, Placement, ReadFailure,
-    SUPERBLOCK_LEN_BYTES, SUPERBLOCK_OFFSET, Summed, TreeBlock,
+    SUPERBLOCK_LEN_BYTES, SUPERBLOCK_OFFSET, TreeBlock,
 };
 
 /// The btrfs device id that stands for the device that the user named.
@@ -24,7 +24,7 @@ struct Gathering {
     bad_copies: Vec<BadCopy>,
     source: Source,
     /// In the order of the source's pieces.
-    parts: Vec<Option<Result<Summed, ReadFailure>>>,
+    parts: Vec<Option<Result<Bytes, ReadFailure>>>,
     parts_missing: usize,
 }
 
@@ -142,16 +142,16 @@ impl Reads {
         self.outbox.clear();
     }
 
-    pub(super) fn answer(&mut self, id: u64, data: Result<Summed, ReadFailure>) -> Answer {
+    pub(super) fn answer(&mut self, id: u64, data: Result<Bytes, ReadFailure>) -> Answer {
         match self.in_flight.remove(&id) {
             None => Answer::Nothing,
-            Some(InFlight::Superblock) => Answer::Superblock(data.map(Summed::into_bytes)),
-            Some(InFlight::Confirmation) => Answer::Confirmation(data.map(Summed::into_bytes)),
+            Some(InFlight::Superblock) => Answer::Superblock(data),
+            Some(InFlight::Confirmation) => Answer::Confirmation(data),
             Some(InFlight::Part { gathering, index }) => self.take_part(gathering, index, data),
         }
     }
 
-    fn take_part(&mut self, id: u64, index: usize, data: Result<Summed, ReadFailure>) -> Answer {
+    fn take_part(&mut self, id: u64, index: usize, data: Result<Bytes, ReadFailure>) -> Answer {
         let Some(gathering) = self.gatherings.get_mut(&id) else { return Answer::Nothing };
         if let Some(part) = gathering.parts.get_mut(index) {
             *part = Some(data);
@@ -215,8 +215,8 @@ impl Gathering {
                 .and_then(|data| TreeBlock::check(data, &self.pointer, &self.format))
                 .map_err(|fault| BadCopy { devid: Some(*devid), fault }),
             Source::Parity(parity) => {
-                let parts: Vec<_> = parts.map(|part| part.ok().map(Summed::into_bytes)).collect();
-                let check = |data: Bytes| TreeBlock::check(data, &self.pointer, &self.format).ok();
+                let parts: Vec<_> = parts.map(Result::ok).collect();
+                let check = |data| TreeBlock::check(data, &self.pointer, &self.format).ok();
                 let (given, wanted) = (parts.iter().flatten().count(), parts.len());
                 let fault = BlockFault::NotRebuilt { given, wanted };
                 let rebuilt = parity.rebuild(&parts).find_map(check);
@@ -227,17 +227,15 @@ impl Gathering {
 }
 
 /// One part needs no copying.
-fn join(
-    mut parts: impl Iterator<Item = Result<Summed, ReadFailure>>,
-) -> Result<Summed, ReadFailure> {
-    let first = parts.next().unwrap_or(Ok(Bytes::new().into()))?;
+fn join(mut parts: impl Iterator<Item = Result<Bytes, ReadFailure>>) -> Result<Bytes, ReadFailure> {
+    let first = parts.next().unwrap_or(Ok(Bytes::new()))?;
     let Some(second) = parts.next() else { return Ok(first) };
     let mut whole = first.to_vec();
-    whole.extend_from_slice(&second?);
+    whole.extend(second?);
     for part in parts {
-        whole.extend_from_slice(&part?);
+        whole.extend(part?);
     }
-    Ok(Bytes::from(whole).into())
+    Ok(whole.into())
 }
 
 fn superblock_of(devid: u64) -> Piece {

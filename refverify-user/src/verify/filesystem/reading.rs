@@ -244,6 +244,10 @@ impl FileSystem {
         self.state = FsState::Live;
         self.look_at.clear();
         self.taken_upto = generation;
+        if self.first_generation == generation {
+            // All of it was read at one superblock, of which the base is the content.
+            self.exact_upto = self.exact_upto.max(generation);
+        }
         self.spans.see(generation.saturating_add(1));
         fx.notices.push(Notice::Seeded {
             fs: self.slot,

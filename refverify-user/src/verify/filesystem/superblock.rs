@@ -77,10 +77,10 @@ impl FileSystem {
         }
     }
 
-    /// The file system has ended, or a transaction of it: asks which ones are on disk, unless that
-    /// is known.
+    /// The file system has ended, or a transaction of it: asks which ones are on disk, unless their
+    /// commits have told.
     pub(super) fn ask_what_became(&mut self, fx: &mut Effects) {
-        if self.check.is_due || self.newest_transid > self.signalled {
+        if self.newest_transid > self.signalled || self.is_dropping() {
             self.ask_for_superblock(fx);
         } else {
             self.spans.close(self.last_ended(), self.state);
@@ -134,7 +134,8 @@ impl FileSystem {
 
     /// `on_disk` is the newest superblock of all devices.
     fn superblock_is(&mut self, on_disk: Option<u64>, signalled: u64, fx: &mut Effects) {
-        if let Some(on_disk) = on_disk.filter(|&on_disk| on_disk < signalled) {
+        let is_mounted = self.state != FsState::Unmounted;
+        if let Some(on_disk) = on_disk.filter(|&on_disk| is_mounted && on_disk < signalled) {
             self.writes_are_dropped(signalled, on_disk, fx);
         }
         match (self.state, on_disk) {
@@ -142,7 +143,12 @@ impl FileSystem {
                 // The transaction before may still be on its way.
                 self.check.is_due = true;
             }
-            (FsState::Aborted | FsState::Unmounted, Some(on_disk)) => self.settle(on_disk, fx),
+            (FsState::Aborted, Some(on_disk)) => self.settle(on_disk, fx),
+            (FsState::Unmounted, Some(on_disk)) => {
+                // After the unmount anyone may have put back an older image.
+                let floor = if self.is_dropping() { 0 } else { self.signalled };
+                self.settle(on_disk.max(floor), fx);
+            }
             (FsState::Aborted, None) => {
                 self.nobody_knows(fx);
                 self.check.is_due = true;
@@ -153,10 +159,14 @@ impl FileSystem {
         }
     }
 
+    fn is_dropping(&self) -> bool {
+        matches!(self.spans.blind_cause(), Some(BlindCause::WritesDropped { .. }))
+    }
+
     /// What was committed is not on disk. What is read of it now may be of any age.
     pub(super) fn writes_are_dropped(&mut self, signalled: u64, on_disk: u64, fx: &mut Effects) {
         let is_watching = self.is_watching();
-        if self.state != FsState::Blind && !self.spans.is_blind() {
+        if self.state != FsState::Blind && self.spans.blind_cause().is_none() {
             self.tell_blind(on_disk, BlindCause::WritesDropped { signalled, on_disk }, fx);
         }
         if !is_watching {
@@ -175,7 +185,7 @@ impl FileSystem {
 
     /// No device says which transactions are on disk.
     fn nobody_knows(&mut self, fx: &mut Effects) {
-        if self.newest_transid > self.signalled && !self.spans.is_blind() {
+        if self.newest_transid > self.signalled && self.spans.blind_cause().is_none() {
             self.tell_blind(self.signalled, BlindCause::NoSuperblock, fx);
         }
         if self.state == FsState::Unmounted {
@@ -187,7 +197,11 @@ impl FileSystem {
     fn settle(&mut self, on_disk: u64, fx: &mut Effects) {
         let newest = self.newest_transid;
         // What is blind is so to its end.
-        let last = if self.spans.is_blind() { newest } else { self.last_ended().min(on_disk) };
+        let last = if self.spans.blind_cause().is_some() {
+            newest
+        } else {
+            self.last_ended().min(on_disk)
+        };
         self.spans.close(last, self.state);
         if on_disk >= newest {
             return;

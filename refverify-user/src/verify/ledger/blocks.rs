@@ -124,7 +124,7 @@ impl Blocks {
             return;
         }
         // In key order the page that is full stays full.
-        if page.is_end(&place.spot) || !page.can_tell(place.key, bytenr) {
+        if page.is_end(&place.spot) || !Page::can_tell(place.key, bytenr) {
             return self.put_apart(place, bytenr, extent);
         }
         let upper = page.split(place.key);
@@ -187,7 +187,7 @@ impl Blocks {
     fn can_join(&self, (lower, upper): (Position, Position)) -> bool {
         let ((key, lower), (upper_key, upper)) = (self.index.at(lower), self.index.at(upper));
         let (lower, upper) = (self.arena.page(lower), self.arena.page(upper));
-        let can_tell = upper.last(upper_key).is_none_or(|last| lower.can_tell(key, last));
+        let can_tell = upper.last(upper_key).is_none_or(|last| Page::can_tell(key, last));
         can_tell && lower.fits_with(upper)
     }
 

@@ -202,12 +202,21 @@ impl Page {
     /// Appends an entry behind all others. Returns whether it fits below a limit, and a slot
     /// can tell where the extent is; if not, nothing is changed.
     pub(super) fn push(&mut self, key: u64, bytenr: u64, entry: &[u8], limit: usize) -> bool {
-        let spot = Spot { slot: self.count(), end: self.begin(), size: 0 };
-        HEADER + self.used() + SLOT + entry.len() <= limit && self.put(&spot, key, bytenr, entry)
+        let (at, end) = (self.slots_end(), self.begin());
+        if HEADER + self.used() + SLOT + entry.len() > limit {
+            return false;
+        }
+        let Some(sectors) = sectors_between(key, bytenr) else { return false };
+        self.0[at..at + 2].copy_from_slice(&sectors.to_le_bytes());
+        self.0[at + 2] = entry.len() as u8;
+        self.0[end - entry.len()..end].copy_from_slice(entry);
+        self.0[0] += 1;
+        self.set_begin(end - entry.len());
+        true
     }
 
     /// Whether a slot can tell where an extent is.
-    pub(super) fn can_tell(&self, key: u64, bytenr: u64) -> bool {
+    pub(super) fn can_tell(key: u64, bytenr: u64) -> bool {
         sectors_between(key, bytenr).is_some()
     }
 
@@ -249,5 +258,69 @@ impl Page {
         self.0[0] = slot as u8;
         self.set_begin(end);
         (key + (u64::from(first) << SECTOR_BITS), upper)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: u64 = 1 << 30;
+
+    fn put(page: &mut Page, bytenr: u64, entry: &[u8]) -> bool {
+        page.put(&page.find(KEY, bytenr), KEY, bytenr, entry)
+    }
+
+    fn contents(page: &Page) -> Vec<(u64, Vec<u8>)> {
+        page.entries(KEY).map(|(bytenr, entry)| (bytenr, entry.to_vec())).collect()
+    }
+
+    #[test]
+    fn an_extent_that_a_slot_cannot_tell_is_refused_and_looked_for_in_vain() {
+        let mut page = Page::new(&Context::default());
+        let last = KEY + (u64::from(u16::MAX) << SECTOR_BITS);
+        assert!(put(&mut page, last, b"last"));
+        for bytenr in [KEY + 1, KEY + 4095, last - 1, last + 1, last + 4096, u64::MAX] {
+            assert!(!put(&mut page, bytenr, b"x"), "{bytenr}");
+            assert!(!page.find(KEY, bytenr).is_taken(), "{bytenr}");
+        }
+        assert_eq!(contents(&page), [(last, b"last".to_vec())]);
+    }
+
+    #[test]
+    fn entries_keep_their_bytes_whatever_grows_shrinks_comes_and_goes_beside_them() {
+        let mut page = Page::new(&Context::default());
+        let mut map = std::collections::BTreeMap::new();
+        for step in 0..5000_u64 {
+            let bytenr = KEY + step * 7919 % 17 * 4096;
+            if step % 4 == 3 {
+                let spot = page.find(KEY, bytenr);
+                if spot.is_taken() {
+                    page.remove(&spot);
+                }
+                map.remove(&bytenr);
+            } else {
+                let entry = vec![step as u8; 1 + (step * 31 % 23) as usize];
+                if put(&mut page, bytenr, &entry) {
+                    map.insert(bytenr, entry);
+                }
+            }
+            assert_eq!(contents(&page), map.clone().into_iter().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_full_refuses_and_its_halves_hold_what_it_held() {
+        let mut page = Page::new(&Context::default());
+        let bytenr = |number: u64| KEY + number * 8192;
+        let count = (0..100).take_while(|&n| put(&mut page, bytenr(n), &[n as u8; 5])).count();
+        let whole = contents(&page);
+        assert_eq!(whole.len(), count);
+        assert!(!put(&mut page, KEY + 4096, &[0; 5]));
+        assert_eq!(contents(&page), whole, "what is refused changes nothing");
+        let (key, upper) = page.split(KEY);
+        let mut halves = contents(&page);
+        halves.extend(upper.entries(key).map(|(bytenr, entry)| (bytenr, entry.to_vec())));
+        assert_eq!(halves, whole);
     }
 }

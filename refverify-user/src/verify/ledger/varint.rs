@@ -20,11 +20,6 @@ impl<'a> Reader<'a> {
         Self { bytes, at }
     }
 
-    /// Where it is.
-    pub(super) const fn at(&self) -> usize {
-        self.at
-    }
-
     pub(super) fn is_at_end(&self) -> bool {
         self.at >= self.bytes.len()
     }
@@ -96,29 +91,6 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What [`put_sectors`] wrote in one byte or two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Short {
-    pub(super) value: u64,
-    pub(super) taken_bits: u64,
-    /// 1 where it is in more bytes, or is no multiple of 4096: then the value is nothing.
-    pub(super) is_odd: u64,
-}
-
-impl Short {
-    /// Reads the lowest bytes of `word`, without a jump.
-    #[inline]
-    pub(super) const fn read(word: u64) -> Self {
-        let is_long = (word >> 7) & 1;
-        let code = (word & 0x7f) | ((word >> 1) & 0x3f80 & is_long.wrapping_neg());
-        Self {
-            value: (code >> 1) << SECTOR_BITS,
-            taken_bits: 8 + 8 * is_long,
-            is_odd: (code | (is_long & (word >> 15))) & 1,
-        }
-    }
-}
-
 #[inline]
 pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
@@ -142,16 +114,6 @@ pub(super) fn put_sectors(out: &mut Vec<u8>, value: u64) {
     } else {
         put_raw(out, value);
     }
-}
-
-/// How many bytes [`put_sectors`] writes.
-#[inline]
-pub(super) const fn sectors_len(value: u64) -> usize {
-    if !is_aligned(value) {
-        return 9;
-    }
-    let bits = u64::BITS - ((value >> SECTOR_BITS) << 1 | 1).leading_zeros();
-    bits.div_ceil(7) as usize
 }
 
 /// A value that is most likely a multiple of 4096, and may be a little below 2^64.
@@ -228,23 +190,6 @@ mod tests {
         put_sectors(&mut out, 16384);
         put_signed_sectors(&mut out, 4096_u64.wrapping_neg());
         assert_eq!(out.len(), 3);
-    }
-
-    #[test]
-    fn what_is_read_at_once_is_what_is_read_byte_by_byte() {
-        for value in (0..40_000).map(|sectors| sectors * 4096).chain(VALUES) {
-            let mut out = Vec::new();
-            put_sectors(&mut out, value);
-            let len = out.len();
-            assert_eq!(sectors_len(value), len);
-            out.extend_from_slice(&[0xff; 8]);
-            let word = u64::from_le_bytes(*out.first_chunk().unwrap());
-            let short = Short::read(word);
-            assert_eq!(short.is_odd == 0, len <= 2, "{value}");
-            if len <= 2 {
-                assert_eq!((short.value, short.taken_bits), (value, 8 * len as u64));
-            }
-        }
     }
 
     #[test]

@@ -27,16 +27,19 @@ impl World {
         self.on_disk.clone().expect("the world begins with a commit")
     }
 
-    /// The running transaction is aborted, and its number returned. One that is being committed
-    /// dies with it, or is written all the same.
-    pub(crate) fn abort(&mut self) -> u64 {
-        if self.commit.is_none() && self.rng.one_in(2) {
+    /// The running transaction is aborted, and its number returned. The one before it, which is
+    /// being committed, dies with it, or is written all the same.
+    pub(crate) fn abort(&mut self, both_die: bool) -> u64 {
+        if self.commit.is_none() {
             self.begin_commit();
+        }
+        // Some find nothing to do.
+        for _ in 0..20 {
             self.change();
         }
         let transid = self.model.transid;
         self.push(ToVerifier::Abort { fs: FS, transid, errno: -5 });
-        if self.rng.one_in(2) {
+        if !both_die {
             while self.commit.is_some() {
                 self.commit_some();
             }

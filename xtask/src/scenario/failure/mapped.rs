@@ -46,7 +46,9 @@ struct Mapped {
 impl Mapped {
     fn new(name: &'static str, table: &str) -> Result<Self> {
         dmsetup(&["create", name, "--table", table])?;
-        Ok(Self { name, path: Path::new("/dev/mapper").join(name) })
+        // There is no udev in a VM to name it in /dev/mapper.
+        let minor = run("dmsetup", &["info", "--columns", "--noheadings", "-o", "minor", name])?;
+        Ok(Self { name, path: PathBuf::from(format!("/dev/dm-{}", minor.trim())) })
     }
 
     fn path_name(&self) -> &str {
@@ -67,7 +69,7 @@ impl Drop for Mapped {
     }
 }
 
-/// There is no udev in a VM.
+/// Without udev, there is nobody to wait for.
 fn dmsetup(args: &[&str]) -> Result<()> {
     run("dmsetup", &[&["--noudevrules", "--noudevsync"], args].concat()).map(drop)
 }

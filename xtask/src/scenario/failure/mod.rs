@@ -87,7 +87,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "failures",
         about: "all failures in the life of a file system, in one boot",
-        tested: Tested::No,
+        tested: Tested::InOneVm,
         run: run_all,
     },
 ];

@@ -29,17 +29,20 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
         fs::write(pluggable.join(name), value).with_context(|| format!("{name}={value}"))?;
     }
     let index = fs::read_to_string(pluggable.join("index"))?;
-    let device = format!("/dev/nullb{}", index.trim());
-    let mut scratch = Scratch::on(place, Path::new(&device))?;
+    // Newer kernels call it as its directory is called.
+    let names = ["/dev/pluggable".to_owned(), format!("/dev/nullb{}", index.trim())];
+    let is_there = |name: &&String| Path::new(name).exists();
+    let device = names.iter().find(is_there).context("null_blk made no device")?;
+    let mut scratch = Scratch::on(place, Path::new(device))?;
     scratch.mkfs(&[])?;
-    let mut monitor = Monitor::start(place, &device, &[])?;
+    let mut monitor = Monitor::start(place, device, &[])?;
     scratch.mount()?;
     monitor.wait_for("seeded")?;
     work_and_sync(&scratch, 1)?;
     compare_frozen(&scratch, &mut monitor, "before")?;
 
     fs::write(pluggable.join("power"), "0")?;
-    ensure!(!fs::exists(&device)?, "{device} is still there");
+    ensure!(!fs::exists(device)?, "{device} is still there");
     let _ = work(&scratch, 2);
     let _ = sync(&scratch);
     println!("{}", monitor.wait_for("aborted")?);
