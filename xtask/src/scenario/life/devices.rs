@@ -1,6 +1,6 @@
 //! A file system's space and devices change while it is worked on.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
@@ -27,7 +27,7 @@ pub(super) fn run_all(place: &Place) -> Result<Outcome> {
         changing.watched.scratch.add_loop(place, "added", 4 << 30)?,
         changing.watched.scratch.add_loop(place, "replacement", 4 << 30)?,
     ];
-    changing.devices(second, third)?;
+    changing.devices(&second, &third)?;
     let Changing { watched, workload } = changing;
     workload.stop()?;
     watched.end()
@@ -54,23 +54,23 @@ impl Changing {
         self.change("balanced", &["balance", "start", "--full-balance"])
     }
 
-    fn devices(&mut self, second: PathBuf, third: PathBuf) -> Result<()> {
+    fn devices(&mut self, second: &Path, third: &Path) -> Result<()> {
         let first = self.watched.scratch.device.clone();
-        self.watched.scratch.others = vec![second.clone()];
-        self.change("a device added", &["device", "add", "-f", text(&second)?])?;
+        self.watched.scratch.others = vec![second.to_owned()];
+        self.change("a device added", &["device", "add", "-f", text(second)?])?;
         self.change(
             "converted to RAID1",
             &["balance", "start", "-f", "-mconvert=raid1", "-dconvert=raid1"],
         )?;
-        self.watched.scratch.others.push(third.clone());
-        let replace = ["replace", "start", "-B", "-f", text(&second)?, text(&third)?];
+        self.watched.scratch.others.push(third.to_owned());
+        let replace = ["replace", "start", "-B", "-f", text(second)?, text(third)?];
         self.change("a device replaced", &replace)?;
-        self.watched.scratch.others = vec![third.clone()];
+        self.watched.scratch.others = vec![third.to_owned()];
         self.change(
             "converted to one copy",
             &["balance", "start", "-f", "-mconvert=single", "-dconvert=single"],
         )?;
-        self.change("a device removed", &["device", "remove", text(&third)?])?;
+        self.change("a device removed", &["device", "remove", text(third)?])?;
         self.watched.scratch.others.clear();
         ensure!(self.watched.scratch.device == first, "the watched device stays");
         self.change("what is left balanced", &["balance", "start", "--full-balance"])
@@ -86,6 +86,6 @@ impl Changing {
     }
 }
 
-fn text(path: &std::path::Path) -> Result<&str> {
+fn text(path: &Path) -> Result<&str> {
     path.to_str().context("device names are ASCII")
 }

@@ -61,13 +61,13 @@ impl Living {
     fn no_copy_on_write(&mut self) -> Result<()> {
         let file = new_file(&self.watched.scratch.path("nocow"), false)?;
         for at in [0, 1 << 20, 2 << 20] {
-            file.write_all_at(&[2; 64 << 10], at)?;
+            file.write_all_at(&vec![2; 64 << 10], at)?;
             syncfs(&file)?;
         }
         let (root, snapshot) = (self.watched.scratch.mount_name(), "nocow-snapshot");
         let snapshot = self.watched.scratch.path(snapshot);
         run("btrfs", &["subvolume", "snapshot", root, text(&snapshot)?])?;
-        file.write_all_at(&[4; 64 << 10], 1 << 20)?;
+        file.write_all_at(&vec![4; 64 << 10], 1 << 20)?;
         drop(file);
         self.on("a nodatacow file, written in place and in a snapshot")?;
         run("btrfs", &["subvolume", "delete", text(&snapshot)?])?;

@@ -27,9 +27,9 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
         watched.scratch.mkfs(&[])?;
         let compared = time % COMPARED == 0;
         if compared {
-            watched.mount("")?
+            watched.mount("")?;
         } else {
-            watched.scratch.mount()?
+            watched.scratch.mount()?;
         }
         churn(&watched.scratch.mount_point, time)?;
         if compared {

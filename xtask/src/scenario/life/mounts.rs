@@ -47,14 +47,19 @@ impl Living {
     fn unchanged(&mut self) -> Result<()> {
         for time in ["", " again"] {
             let read = self.watched.said("seeding").len();
-            self.watched.unmount()?;
-            // Its superblock is read when it is unmounted.
-            thread::sleep(Duration::from_millis(300));
+            self.rest()?;
             self.watched.mount("")?;
             let read_now = self.watched.said("seeding").len();
             ensure!(read_now == read, "what had not changed was read again");
             self.on(&format!("unmounted and mounted unchanged{time}"))?;
         }
+        Ok(())
+    }
+
+    /// Unmounts it, and leaves the monitor time to read its last superblock.
+    fn rest(&mut self) -> Result<()> {
+        self.watched.unmount()?;
+        thread::sleep(Duration::from_millis(300));
         Ok(())
     }
 
@@ -87,7 +92,7 @@ impl Living {
         self.watched.mount("")?;
         self.on("mounted again")?;
         self.on("and worked on")?;
-        self.watched.unmount()?;
+        self.rest()?;
         copy(&older, image)?;
         flush(&self.watched.scratch.device)?;
         let read = self.watched.said("seeding").len();
@@ -99,14 +104,14 @@ impl Living {
 
     /// By btrfs-progs, while nothing is mounted.
     fn changed_offline(&mut self) -> Result<()> {
-        self.watched.unmount()?;
+        self.rest()?;
         let device = self.watched.scratch.device_name();
         run("btrfs", &["check", "--clear-space-cache", "v2", device])?;
         run("btrfs", &["rescue", "zero-log", device])?;
         self.watched.mount("")?;
         self.watched.expect_equal("changed while it was not mounted")?;
         self.on("and worked on")?;
-        self.watched.unmount()?;
+        self.rest()?;
         run("btrfstune", &["-f", "-m", self.watched.scratch.device_name()])?;
         self.watched.mount("")?;
         self.on("given another fsid while it was not mounted")
