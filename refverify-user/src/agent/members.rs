@@ -128,6 +128,12 @@ impl Members {
         }
     }
 
+    /// The file system is unmounted: a device that is held open cannot be removed, as those of
+    /// device-mapper are between two mounts.
+    pub(super) fn let_go(&self) {
+        self.lock().found.clear();
+    }
+
     /// The device whose superblock is the file system's: the one that the user named, but for what
     /// is stacked on it and what has sprouted from it, as far as sysfs shows the mount.
     pub(super) fn current(&self) -> Arc<Member> {

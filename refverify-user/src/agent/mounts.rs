@@ -285,6 +285,11 @@ impl Mounts {
     }
 
     fn set(&mut self, fs: FsSlot, state: State) {
+        if state == State::Unmounted
+            && let Some(device) = self.device(fs)
+        {
+            device.members().let_go();
+        }
         let slot = usize::try_from(fs.0).ok().and_then(|slot| self.states.get_mut(slot));
         if let Some(slot) = slot {
             *slot = state;

@@ -52,12 +52,12 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
     println!("{coverage}");
     ensure!(coverage["blind"][0]["source"] == "no_superblock", "{coverage}");
 
-    gone_at_the_end(place, disk, scratch)?;
+    gone_at_the_end(place, &disk, scratch)?;
     Ok(Outcome::Passed)
 }
 
 /// The device is gone when the monitor ends, with the file system still mounted.
-fn gone_at_the_end(place: &Place, disk: Disk, mut scratch: Scratch) -> Result<()> {
+fn gone_at_the_end(place: &Place, disk: &Disk, mut scratch: Scratch) -> Result<()> {
     scratch.mount()?;
     let mut monitor = Monitor::start(place, disk.name(), &[])?;
     work_and_sync(&scratch, 4)?;

@@ -205,7 +205,7 @@ pub(super) fn mounted_by(
     device: &Path,
     round: usize,
 ) -> Result<()> {
-    scratch.device = device.to_owned();
+    device.clone_into(&mut scratch.device);
     scratch.mount()?;
     let mounted = monitor.wait_for_nth("mounted", round + 1)?;
     work_and_sync(scratch, round as u64)?;

@@ -87,7 +87,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "failures",
         about: "all failures in the life of a file system, in one boot",
-        tested: Tested::InOneVm,
+        // To be `InOneVm` as soon as all of it was seen to pass in one.
+        tested: Tested::No,
         run: run_all,
     },
 ];
@@ -110,15 +111,15 @@ fn work(scratch: &Scratch, round: u64) -> Result<()> {
     let mut random = Random(round + 1);
     for number in 0..80 {
         let name = |number: u64| scratch.path(format!("file{}", number % 120));
-        let mut data = vec![0; (4096 << random.below(6)) as usize];
+        let mut data = vec![0; 4096 << random.below(6)];
         random.fill(&mut data);
         let number = round * 50 + number;
         fs::write(name(number), &data)?;
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             let clone = File::create(scratch.path(format!("clone{}", number % 40)))?;
             ioctl_ficlone(clone, File::open(name(number))?)?;
         }
-        if number % 5 == 0 {
+        if number.is_multiple_of(5) {
             let _ = fs::remove_file(name(number + 60));
         }
     }

@@ -25,7 +25,9 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
     }
     let pluggable = nullb.join("pluggable");
     fs::create_dir(&pluggable)?;
-    for (name, value) in [("size", "512"), ("memory_backed", "1"), ("power", "1")] {
+    // The module was loaded for zoned devices.
+    let settings = [("zoned", "0"), ("size", "512"), ("memory_backed", "1"), ("power", "1")];
+    for (name, value) in settings {
         fs::write(pluggable.join(name), value).with_context(|| format!("{name}={value}"))?;
     }
     let index = fs::read_to_string(pluggable.join("index"))?;
