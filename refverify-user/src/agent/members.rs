@@ -137,7 +137,7 @@ impl Members {
     /// The device whose superblock is the file system's: the one that the user named, but for what
     /// is stacked on it and what has sprouted from it, as far as sysfs shows the mount.
     pub(super) fn current(&self) -> Arc<Member> {
-        let elsewhere = || self.current_in(&self.mounted_dir()?);
+        let elsewhere = || Self::current_in(&self.mounted_dir()?);
         let current = if self.may_be_elsewhere() { elsewhere() } else { None };
         current.unwrap_or_else(|| Arc::clone(&self.named))
     }
@@ -162,7 +162,7 @@ impl Members {
     }
 
     /// The device of a mounted file system that has its superblock.
-    fn current_in(&self, dir: &Path) -> Option<Arc<Member>> {
+    fn current_in(dir: &Path) -> Option<Arc<Member>> {
         let fsid = dir.file_name()?.to_str()?;
         let mut devices = sysfs::devices_of_mounted(dir);
         // Mounted under another fsid than that on disk (`temp_fsid`), it has only one.
@@ -216,15 +216,13 @@ impl Members {
         if devid == 0 {
             return Ok(self.current());
         }
-        let found = self.believed(devid).unwrap_or_else(|| self.find(devid));
+        // What was found, or that nothing was, not long ago.
+        let believed = match self.lock().found.get(&devid) {
+            Some((found, at)) if at.elapsed() < BELIEVED => Some(found.clone()),
+            _ => None,
+        };
+        let found = believed.unwrap_or_else(|| self.find(devid));
         found.ok_or(BlockError::NoDevice { devid })
-    }
-
-    /// What was found, or that nothing was, not long ago.
-    fn believed(&self, devid: u64) -> Option<Option<Arc<Member>>> {
-        let known = self.lock();
-        let (found, at) = known.found.get(&devid)?;
-        (at.elapsed() < BELIEVED).then(|| found.clone())
     }
 
     fn find(&self, devid: u64) -> Option<Arc<Member>> {
@@ -232,7 +230,7 @@ impl Members {
         let mut known = self.lock();
         // One that is gone by now has said which file system it is about.
         known.named = self.named.superblock().or_else(|| known.named.take());
-        let found = self.search(devid, dir, known.named.as_ref(), known.items.get(&devid));
+        let found = self.search(devid, dir.as_deref(), known.named.as_ref(), known.items.get(&devid));
         known.found.insert(devid, (found.clone(), Instant::now()));
         found
     }
@@ -285,11 +283,11 @@ impl Members {
     fn search(
         &self,
         devid: u64,
-        dir: Option<PathBuf>,
+        dir: Option<&Path>,
         named: Option<&Superblock>,
         item: Option<&DeviceItem>,
     ) -> Option<Arc<Member>> {
-        let devices = dir.as_deref().map(sysfs::devices_of_mounted);
+        let devices = dir.map(sysfs::devices_of_mounted);
         // Not where the mount is by what is stacked on it.
         let is_own = |devices: &Vec<String>| self.kname().is_some_and(|it| devices.contains(&it));
         let is_there = devices.as_ref().is_none_or(is_own);

@@ -219,12 +219,11 @@ impl FileSystem {
         // Of what was missed nothing is known.
         let kept = if first_usable == 0 { self.take_kept() } else { None };
         self.begin(first_usable);
-        match kept {
-            Some(kept) => self.begin_with(kept, fx),
-            None => {
-                let all = Unread { range: 0..u64::MAX, min_generation: first_usable };
-                self.start_reading(all, fx);
-            }
+        if let Some(kept) = kept {
+            self.begin_with(kept, fx);
+        } else {
+            let all = Unread { range: 0..u64::MAX, min_generation: first_usable };
+            self.start_reading(all, fx);
         }
     }
 
