@@ -5,6 +5,7 @@ use std::{
     collections::HashSet,
     fs,
     io::Write as _,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -319,6 +320,10 @@ fn privileged_extents_that_log_replay_allocates_are_seen_or_waited_for() {
     let mut file = fs::File::create(path).expect("created");
     run("sync", &["-f", first.mount_point().to_str().expect("a path")]);
     file.write_all(&vec![7; 300_000]).expect("written");
+    // Many more: while they are replayed the agent looks at the superblock, which still has its log.
+    for number in 0..20_000 {
+        file.write_all_at(&[7; 4096], (1 << 20) + number * 8192).expect("written");
+    }
     file.sync_all().expect("logged");
     drop(file);
     let crashed = first.crashed();

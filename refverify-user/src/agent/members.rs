@@ -230,7 +230,8 @@ impl Members {
         let mut known = self.lock();
         // One that is gone by now has said which file system it is about.
         known.named = self.named.superblock().or_else(|| known.named.take());
-        let found = self.search(devid, dir.as_deref(), known.named.as_ref(), known.items.get(&devid));
+        let found =
+            self.search(devid, dir.as_deref(), known.named.as_ref(), known.items.get(&devid));
         known.found.insert(devid, (found.clone(), Instant::now()));
         found
     }

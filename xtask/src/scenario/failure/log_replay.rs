@@ -67,6 +67,13 @@ fn crash_after_fsync(place: &Place, image: &std::path::Path) -> Result<()> {
         file.write_all(&vec![number; 96 << 10])?;
         file.sync_all()?;
     }
+    // It takes its time to be replayed: meanwhile the monitor sees that there is a log.
+    let file = File::create(scratch.path("in-many-pieces"))?;
+    for number in 0..20_000 {
+        file.write_all_at(&[7; 4096], number * 8192)?;
+    }
+    file.sync_all()?;
+    drop(file);
     disk.copy_to(image)?;
     scratch.unmount()
 }
