@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::io::Errno;
 
 use super::{
     Outcome, Place,
@@ -18,7 +19,7 @@ use super::{
     scratch::Scratch,
     workload::{Balances, Workload},
 };
-use crate::command::output;
+use crate::command::{output, run};
 
 /// Times that ledger and disk are compared.
 const COMPARISONS: u64 = 4;
@@ -93,6 +94,7 @@ pub(super) fn on_a_new_device(place: &Place) -> Result<Outcome> {
     let by = fs::read_to_string("/proc/self/mountinfo")?;
     ensure!(by.contains(scratch.device_name()), "not mounted by the new device: {by}");
     let workload = Workload::start(&scratch.mount_point, 4, Balances::Running)?;
+    monitor.wait_for_nth("seeded", 2)?;
     watch(monitor, &mut scratch, workload)?;
     Ok(Outcome::Passed)
 }
@@ -113,8 +115,13 @@ pub(super) fn on_a_clone(place: &Place) -> Result<Outcome> {
     let mut clone = origin.copied(place)?;
     origin.mount()?;
     let others_work = Workload::start(&origin.mount_point, 5, Balances::None)?;
-    if let Err(error) = clone.mount() {
-        return Ok(Outcome::Skipped(format!("this kernel is older than 6.7: {error:#}")));
+    // What the kernel remembers of an earlier file system on this loop device is in its way.
+    run("btrfs", &["device", "scan", "--forget"])?;
+    match clone.mount() {
+        Err(error) if error.downcast_ref() == Some(&Errno::EXIST) => {
+            return Ok(Outcome::Skipped("this kernel is older than 6.7".to_owned()));
+        }
+        mounted => mounted?,
     }
     ensure!(has_temporary_fsid(&clone.device)?, "the clone was mounted by its own fsid");
     let workload = Workload::start(&clone.mount_point, 6, Balances::Running)?;
