@@ -47,6 +47,8 @@ struct Question {
     /// The last commit that was signalled before the first was asked.
     signalled: u64,
     left: Vec<u64>,
+    /// Whose answer is waited for; 0 is the device by which it is mounted.
+    asked: u64,
     on_disk: Option<u64>,
 }
 
@@ -95,7 +97,7 @@ impl FileSystem {
         let round = std::iter::once(0).chain(check.devids.iter().copied());
         let mut left: Vec<u64> = round.collect::<Vec<_>>().repeat(ROUNDS);
         left.reverse();
-        check.open = Some(Question { signalled: self.signalled, left, on_disk: None });
+        check.open = Some(Question { signalled: self.signalled, left, asked: 0, on_disk: None });
         self.ask_next_device(fx);
     }
 
@@ -107,6 +109,7 @@ impl FileSystem {
         let next = if is_as_it_should { None } else { question.left.pop() };
         if let Some(devid) = next {
             check.number += 1;
+            question.asked = devid;
             fx.reads.push(BlockRequest {
                 fs: self.slot,
                 id: CHECK | check.number,
@@ -125,10 +128,17 @@ impl FileSystem {
         if answer.id != CHECK | self.check.number {
             return;
         }
+        let is_watching = self.is_watching();
         let Some(question) = &mut self.check.open else { return };
         let superblock = answer.data.as_ref().ok().and_then(|data| Superblock::parse(data).ok());
-        let superblock = superblock.filter(|it| self.fsid.is_none_or(|fsid| fsid == it.fsid));
-        question.on_disk = question.on_disk.max(superblock.map(|it| it.generation));
+        let is_its = |it: &Superblock| self.fsid.is_none_or(|fsid| fsid == it.fsid);
+        if is_watching && question.asked == 0 && superblock.as_ref().is_some_and(|it| !is_its(it)) {
+            // What is mounted has another name since it was read: a seed has sprouted. Its old
+            // devices keep their old superblocks, so nothing follows from them.
+            self.check.forget();
+            return;
+        }
+        question.on_disk = question.on_disk.max(superblock.filter(is_its).map(|it| it.generation));
         self.ask_next_device(fx);
     }
 
