@@ -93,11 +93,12 @@ fn load(module: &PathBuf) -> Result<()> {
     finit_module(File::open(module)?, c"", 0).context("btrfs cannot be loaded again")
 }
 
-/// That of a mount's beginning is the last one. It is listed a moment before its program is in
-/// force.
+/// That of a mount's beginning is the last one. Those of the module that has gone are listed too,
+/// until the monitor lets them go, and a new one a moment before its program is in force.
 fn wait_for_probes() -> Result<()> {
     let end = Instant::now() + LIMIT;
-    while !fs::read_to_string(PROBES)?.contains("open_ctree") {
+    let is_there = |line: &str| line.contains("open_ctree") && !line.contains("[GONE]");
+    while !fs::read_to_string(PROBES)?.lines().any(is_there) {
         if Instant::now() > end {
             bail!("the probes did not come back");
         }
