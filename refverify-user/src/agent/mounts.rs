@@ -10,6 +10,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
@@ -20,6 +21,9 @@ use crate::feed::{FsSlot, HookMode, Loss, LossSource, Mount, ToVerifier};
 /// In how many looks at sysfs in a row a file system must be missing to be unmounted: one
 /// alone may fall into the middle of a rename.
 const ABSENT_LOOKS: u8 = 2;
+
+/// Between two looks for devices that have joined a file system.
+const JOINED_EVERY: Duration = Duration::from_secs(1);
 
 /// What is known of one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,16 +98,17 @@ impl Mounts {
         let mut messages = Vec::new();
         for (fs, &is_there) in slots {
             // Before the generation of an unseen mount is read.
-            messages.extend(self.make_devices_known(fs).map(ToVerifier::Loss));
+            let loss = self.make_devices_known(fs, JOINED_EVERY);
+            messages.extend(loss.map(ToVerifier::Loss));
             messages.extend(self.on_look_at(fs, is_there));
         }
         messages
     }
 
     /// Makes devices known that have joined a file system: it may be mounted by them next.
-    fn make_devices_known(&mut self, fs: FsSlot) -> Option<Loss> {
+    fn make_devices_known(&mut self, fs: FsSlot, period: Duration) -> Option<Loss> {
         let device = usize::try_from(fs.0).ok().and_then(|slot| self.devices.get(slot))?;
-        let error = self.watched.as_mut()?.tell(fs.0, device).err()?;
+        let error = self.watched.as_mut()?.tell(fs.0, device, period).err()?;
         tracing::warn!("not all devices of {} can be watched: {error}", device.path.display());
         Some(Loss { fs: Some(fs), source: LossSource::Unreadable, count: 1 })
     }
@@ -136,10 +141,10 @@ impl Mounts {
     /// lost.
     fn on_unseen_mount(&mut self, fs: FsSlot) -> Vec<ToVerifier> {
         // Before the generation is read: what the hooks do not know yet is older than that.
-        let loss = self.make_known(fs).map(ToVerifier::Loss);
+        let losses = [self.make_devices_known(fs, Duration::ZERO), self.make_known(fs)];
         let mount = self.mount_message(fs, self.running_generation(fs));
         self.set(fs, State::Mounted(Mounted::new(None, true)));
-        [mount].into_iter().chain(loss).collect()
+        [mount].into_iter().chain(losses.into_iter().flatten().map(ToVerifier::Loss)).collect()
     }
 
     /// Makes a file system known to hooks that know it by its chunk tree. What keeps them from it

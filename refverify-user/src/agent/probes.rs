@@ -1,5 +1,7 @@
 //! Loading and attaching.
 
+use std::time::Duration;
+
 use aya::{
     Ebpf, EbpfError, EbpfLoader, Pod,
     maps::{HashMap, MapData, MapError, RingBuf},
@@ -280,7 +282,9 @@ fn watch(ebpf: &mut Ebpf, devices: &[Device]) -> Result<WatchedDevices, ProbeErr
     let names = hash_map(ebpf, "WATCHED_NAMES")?;
     let mut watched = WatchedDevices::new(numbers, names, hash_map(ebpf, "FILE_SYSTEMS")?);
     for (slot, device) in (0..).zip(devices) {
-        watched.tell(slot, device).map_err(|source| ProbeError::Map { name, source })?;
+        watched
+            .tell(slot, device, Duration::ZERO)
+            .map_err(|source| ProbeError::Map { name, source })?;
     }
     Ok(watched)
 }

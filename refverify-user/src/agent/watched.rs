@@ -13,9 +13,6 @@ use refverify_common::{DeviceName, NOT_WATCHED};
 
 use super::device::{Device, DeviceKey};
 
-/// Between two looks at a file system's devices.
-const PERIOD: Duration = Duration::from_secs(1);
-
 /// The maps of the eBPF programs, and what is in them.
 #[derive(Debug)]
 pub(super) struct WatchedDevices {
@@ -40,15 +37,20 @@ impl WatchedDevices {
     }
 
     /// Makes known which devices the file system of a slot has now, unless that was done within
-    /// the last second.
+    /// `period`.
     ///
     /// # Errors
     ///
     /// The maps do not take them.
-    pub(super) fn tell(&mut self, slot: u32, device: &Device) -> Result<(), MapError> {
+    pub(super) fn tell(
+        &mut self,
+        slot: u32,
+        device: &Device,
+        period: Duration,
+    ) -> Result<(), MapError> {
         let now = Instant::now();
         let told = match self.told.get_mut(&slot) {
-            Some((_, at)) if now.duration_since(*at) < PERIOD => return Ok(()),
+            Some((_, at)) if now.duration_since(*at) < period => return Ok(()),
             Some((told, at)) => {
                 *at = now;
                 std::mem::take(told)
