@@ -3,12 +3,11 @@
 //!
 //! There are two, behind one trait. [`PlainLedger`] is maps of maps, meant to be obviously
 //! right; tests hold it beside the other. [`PackedLedger`] is what runs: a few bytes for each
-//! extent at rest, and full form only for what was touched since the last commit.
+//! extent, changed in place, and a journal that takes back what is not durable yet.
 //!
-//! Both hold two states of an extent. Its *base* is what the last durable superblock contains.
-//! The changes made by later transactions are *pending*: its state now is the base with them
-//! applied. So a state as of any later generation can be had, and changes can be undone, by
-//! applying only some of them; nothing is ever computed backwards.
+//! Both know two states of an extent. Its *base* is what the last durable superblock contains.
+//! The changes made by later transactions are *pending*. So a state as of any later generation can
+//! be had, and changes can be undone.
 //!
 //! `docs/ledger.md` tells the form of the packed ledger and what it costs.
 
