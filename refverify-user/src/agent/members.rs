@@ -241,8 +241,7 @@ impl Members {
     /// searched, once; after that only those that were found are looked at, until another file
     /// system is made.
     pub(super) fn block_devices(&self) -> Vec<(u64, String)> {
-        let named = self.named.rdev().and_then(|rdev| Some((rdev, sysfs::kernel_name(rdev).ok()?)));
-        let mut all: Vec<_> = named.into_iter().collect();
+        let mut all: Vec<_> = self.named.rdev().zip(self.kname()).into_iter().collect();
         all.extend(self.stacked().into_iter().filter_map(numbered));
         if let Some(dir) = self.mounted_dir() {
             all.extend(sysfs::devices_of_mounted(&dir).into_iter().filter_map(numbered));

@@ -101,6 +101,16 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// One whose stacks have no text yet.
+    pub(crate) fn new(
+        kind: FindingKind,
+        fs: FsSlot,
+        cause: Cause,
+        extent: Option<ExtentDump>,
+    ) -> Self {
+        Self { kind, fs, cause, extent, symbols: Symbols::default(), withheld: 0 }
+    }
+
     /// The logical address that the finding is about.
     pub fn bytenr(&self) -> u64 {
         match &self.cause {

@@ -120,18 +120,11 @@ mod tests {
     use super::*;
     use crate::{
         btrfs::{Action, DiskFault, DiskFinding},
-        verify::{FindingKind, Symbols, testing::data_event},
+        verify::{FindingKind, testing::data_event},
     };
 
     fn finding(event: Event) -> Finding {
-        Finding {
-            kind: FindingKind::NoEntry,
-            fs: event.fs,
-            cause: Cause::Event(event),
-            extent: None,
-            symbols: Symbols::default(),
-            withheld: 0,
-        }
+        Finding::new(FindingKind::NoEntry, event.fs, Cause::Event(event), None)
     }
 
     fn gate_with_a_finding() -> Gate {

@@ -70,18 +70,12 @@ mod tests {
     use super::*;
     use crate::{
         btrfs::Action,
-        verify::{Cause, Symbols, testing::data_event},
+        verify::{Cause, testing::data_event},
     };
 
     fn finding(bytenr: u64) -> Finding {
-        Finding {
-            kind: FindingKind::NoEntry,
-            fs: FsSlot(0),
-            cause: Cause::Event(data_event(Action::DropRef, bytenr, 0, 9)),
-            extent: None,
-            symbols: Symbols::default(),
-            withheld: 0,
-        }
+        let cause = Cause::Event(data_event(Action::DropRef, bytenr, 0, 9));
+        Finding::new(FindingKind::NoEntry, FsSlot(0), cause, None)
     }
 
     fn told(bytenrs: impl Iterator<Item = u64>) -> (Vec<u64>, Storm) {

@@ -22,4 +22,5 @@ mod walk;
 
 pub use extent_reader::ExtentReader;
 pub use known::{Known, KnownTree};
+pub use reads::NAMED_DEVICE;
 pub use step::{BlockRead, MirrorFault, ReaderError, ReaderStep};

@@ -11,7 +11,7 @@ use crate::btrfs::format::{
 };
 
 /// The btrfs device id that stands for the device that the user named.
-pub(super) const NAMED_DEVICE: u64 = 0;
+pub const NAMED_DEVICE: u64 = 0;
 
 /// A tree block being read: from one copy, or from all that parity needs.
 #[derive(Debug)]

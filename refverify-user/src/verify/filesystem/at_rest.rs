@@ -12,10 +12,10 @@ use bytes::Bytes;
 
 use crate::{
     btrfs::{
-        format::{SUPERBLOCK_LEN_BYTES, SUPERBLOCK_OFFSET, Superblock},
-        reader::KnownTree,
+        format::Superblock,
+        reader::{KnownTree, NAMED_DEVICE},
     },
-    feed::{BlockAnswer, BlockRequest},
+    feed::BlockAnswer,
     verify::{
         FsState,
         cut::Unread,
@@ -113,13 +113,7 @@ impl FileSystem {
 
     fn ask_at_rest(&mut self, fx: &mut Effects) {
         self.at_rest.number += 1;
-        fx.reads.push(BlockRequest {
-            fs: self.slot,
-            id: AT_REST | self.at_rest.number,
-            devid: 0,
-            offset: SUPERBLOCK_OFFSET,
-            len_bytes: SUPERBLOCK_LEN_BYTES,
-        });
+        self.read_superblock(AT_REST | self.at_rest.number, NAMED_DEVICE, fx);
     }
 
     /// The superblock, as it is on disk now.

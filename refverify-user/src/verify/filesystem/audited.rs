@@ -3,7 +3,7 @@
 use crate::{
     btrfs::reader::Known,
     verify::{
-        Cause, ExtentDump, Finding, FindingKind, FsState, Symbols,
+        Cause, ExtentDump, Finding, FindingKind, FsState,
         audit::{self, Difference, Part},
         cut::Ruling,
         filesystem::{Effects, FileSystem},
@@ -44,14 +44,9 @@ impl FileSystem {
             return;
         }
         self.distrust(bytenr, generation);
-        gate.hold(Finding {
-            kind: FindingKind::DiskDiffers,
-            fs: self.slot,
-            extent: self.expected(bytenr, expected.as_ref()),
-            cause: Cause::Audit { generation, bytenr, on_disk },
-            symbols: Symbols::default(),
-            withheld: 0,
-        });
+        let cause = Cause::Audit { generation, bytenr, on_disk };
+        let extent = self.expected(bytenr, expected.as_ref());
+        gate.hold(Finding::new(FindingKind::DiskDiffers, self.slot, cause, extent));
     }
 
     /// The extent as of a generation, with what is known of its history; a tombstone where it was

@@ -5,7 +5,7 @@ use std::{mem, ops::Range};
 use crate::{
     feed::{Change, Event},
     verify::{
-        Cause, Disorder, Finding, FindingKind, Symbols,
+        Cause, Disorder, Finding, FindingKind,
         cut::{Ruling, Waiting, place},
         filesystem::FileSystem,
         gate::{Gate, LastEvent},
@@ -101,14 +101,8 @@ impl FileSystem {
             self.distrust(bytenr, event.transid);
         }
         *self.found_in.entry(event.transid).or_insert(0) += 1;
-        gate.hold(Finding {
-            kind: violation.kind,
-            fs: self.slot,
-            cause: Cause::Event(event),
-            extent: violation.extent,
-            symbols: Symbols::default(),
-            withheld: 0,
-        });
+        let cause = Cause::Event(event);
+        gate.hold(Finding::new(violation.kind, self.slot, cause, violation.extent));
     }
 
     /// What the disk says of the extent after `transid` is what counts.
@@ -155,14 +149,9 @@ impl FileSystem {
 
     pub(super) fn report_crossing(&self, event: &Event, range: &Range<u64>, gate: &mut Gate) {
         for extent in self.ledger.crossing(range) {
-            gate.hold(Finding {
-                kind: FindingKind::BlockGroupOverlap,
-                fs: self.slot,
-                cause: Cause::Event(event.clone()),
-                extent: Some(extent),
-                symbols: Symbols::default(),
-                withheld: 0,
-            });
+            let cause = Cause::Event(event.clone());
+            let kind = FindingKind::BlockGroupOverlap;
+            gate.hold(Finding::new(kind, self.slot, cause, Some(extent)));
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     },
     feed::BlockAnswer,
     verify::{
-        Cause, Finding, FindingKind, FsState, Notice, Symbols,
+        Cause, Finding, FindingKind, FsState, Notice,
         audit::Audit,
         cut::Unread,
         filesystem::{Effects, FileSystem, READING_SHIFT, SuperblockCheck, at_rest::AtRest},
@@ -179,14 +179,9 @@ impl FileSystem {
         if !self.told_on_disk.insert((kind, finding.bytenr)) {
             return;
         }
-        gate.hold(Finding {
-            kind: FindingKind::Disk(kind),
-            fs: self.slot,
-            extent: self.ledger.dump(finding.bytenr),
-            cause: Cause::Disk { generation, finding },
-            symbols: Symbols::default(),
-            withheld: 0,
-        });
+        let extent = self.ledger.dump(finding.bytenr);
+        let cause = Cause::Disk { generation, finding };
+        gate.hold(Finding::new(FindingKind::Disk(kind), self.slot, cause, extent));
     }
 
     /// The disk is too old for what is to be read.

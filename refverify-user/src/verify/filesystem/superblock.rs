@@ -9,7 +9,7 @@
 use crate::{
     btrfs::{
         format::{SUPERBLOCK_LEN_BYTES, SUPERBLOCK_OFFSET, Superblock},
-        reader::KnownTree,
+        reader::{KnownTree, NAMED_DEVICE},
     },
     feed::{BlockAnswer, BlockRequest},
     verify::{
@@ -47,7 +47,7 @@ struct Question {
     /// The last commit that was signalled before the first was asked.
     signalled: u64,
     left: Vec<u64>,
-    /// Whose answer is waited for; 0 is the device by which it is mounted.
+    /// Whose answer is waited for; [`NAMED_DEVICE`] is the one by which it is mounted.
     asked: u64,
     on_disk: Option<u64>,
 }
@@ -94,10 +94,11 @@ impl FileSystem {
         check.is_due = false;
         check.asked_ns = self.time_ns;
         // The device that is named comes first.
-        let round = std::iter::once(0).chain(check.devids.iter().copied());
+        let round = std::iter::once(NAMED_DEVICE).chain(check.devids.iter().copied());
         let mut left: Vec<u64> = round.collect::<Vec<_>>().repeat(ROUNDS);
         left.reverse();
-        check.open = Some(Question { signalled: self.signalled, left, asked: 0, on_disk: None });
+        let (signalled, asked) = (self.signalled, NAMED_DEVICE);
+        check.open = Some(Question { signalled, left, asked, on_disk: None });
         self.ask_next_device(fx);
     }
 
@@ -110,16 +111,22 @@ impl FileSystem {
         if let Some(devid) = next {
             check.number += 1;
             question.asked = devid;
-            fx.reads.push(BlockRequest {
-                fs: self.slot,
-                id: CHECK | check.number,
-                devid,
-                offset: SUPERBLOCK_OFFSET,
-                len_bytes: SUPERBLOCK_LEN_BYTES,
-            });
+            let id = CHECK | check.number;
+            self.read_superblock(id, devid, fx);
         } else if let Some(Question { signalled, on_disk, .. }) = check.open.take() {
             self.superblock_is(on_disk, signalled, fx);
         }
+    }
+
+    /// Wants the primary superblock of a device, apart from any reading of the tree.
+    pub(super) fn read_superblock(&self, id: u64, devid: u64, fx: &mut Effects) {
+        fx.reads.push(BlockRequest {
+            fs: self.slot,
+            id,
+            devid,
+            offset: SUPERBLOCK_OFFSET,
+            len_bytes: SUPERBLOCK_LEN_BYTES,
+        });
     }
 
     /// A device has answered. One that was removed from the file system has none of its
@@ -132,7 +139,8 @@ impl FileSystem {
         let Some(question) = &mut self.check.open else { return };
         let superblock = answer.data.as_ref().ok().and_then(|data| Superblock::parse(data).ok());
         let is_its = |it: &Superblock| self.fsid.is_none_or(|fsid| fsid == it.fsid);
-        if is_watching && question.asked == 0 && superblock.as_ref().is_some_and(|it| !is_its(it)) {
+        let is_named = question.asked == NAMED_DEVICE;
+        if is_watching && is_named && superblock.as_ref().is_some_and(|it| !is_its(it)) {
             // What is mounted has another name since it was read: a seed has sprouted. Its old
             // devices keep their old superblocks, so nothing follows from them.
             self.check.forget();

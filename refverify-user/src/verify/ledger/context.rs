@@ -3,6 +3,7 @@
 use super::{
     Extent,
     codes::{from_disk_code, from_disk_of_code, kind_code},
+    varint::SECTOR_BITS,
 };
 
 /// What the extents of one page most likely have in common. It may be anything: it only
@@ -38,7 +39,7 @@ impl Context {
         };
         for (key, _) in extent.refs.iter().take(8) {
             if key.is_shared() {
-                context.parent_sector = (key.parent >> 12).try_into().unwrap_or(0);
+                context.parent_sector = (key.parent >> SECTOR_BITS).try_into().unwrap_or(0);
             } else {
                 context.root = key.root.cast_signed().try_into().unwrap_or(0);
                 context.owner = key.owner.try_into().unwrap_or(0);
@@ -75,7 +76,7 @@ impl Context {
     }
 
     pub(super) fn parent(&self) -> u64 {
-        u64::from(self.parent_sector) << 12
+        u64::from(self.parent_sector) << SECTOR_BITS
     }
 
     pub(super) fn read_at(&self) -> Option<u64> {

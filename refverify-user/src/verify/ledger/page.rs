@@ -8,7 +8,7 @@
 //! The entries stand at the page's end, the first one last. None depends on another, so a
 //! change moves bytes and rewrites nothing else.
 
-use super::context::Context;
+use super::{context::Context, varint::SECTOR_BITS};
 
 /// How large a page is. Larger pages share their header among more extents and take longer
 /// to change; `docs/ledger.md` has the measurements.
@@ -16,7 +16,6 @@ pub(super) const PAGE_SIZE: usize = 256;
 const _: () = assert!(PAGE_SIZE <= 256, "how many and how large is told in one byte each");
 const HEADER: usize = 2 + Context::SIZE;
 const SLOT: usize = 3;
-const SECTOR_BITS: u32 = 12;
 
 /// One page. Its owner has its key: what the distances in it are from.
 #[derive(Clone)]

@@ -11,7 +11,7 @@ pub(super) struct Reader<'a> {
     at: usize,
 }
 
-const SECTOR_BITS: u32 = 12;
+pub(super) const SECTOR_BITS: u32 = 12;
 /// What stands before a value that is no multiple of 4096; that of a multiple is even.
 const UNALIGNED: u64 = 1;
 
