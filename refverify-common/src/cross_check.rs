@@ -21,13 +21,14 @@
 //! enough to know which transaction entered last: the tracepoint, whose arguments do not tell, is
 //! of that one too.
 
+#![expect(clippy::inline_always, reason = "as in the eBPF programs, of which this is a part")]
+
 use crate::word::Word;
 
 /// The calls of one file system, in the transaction that runs and the one before it. All CPUs
 /// share it; `btrfs_delayed_ref_root.lock`, which each call takes, is shared no less.
 ///
-/// Calls may be counted on any CPU at any time. 0, as a map begins, is a file system of which
-/// nothing is known.
+/// Zeros, as a map begins, are a file system that is not met yet.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct CrossCheck {
@@ -48,8 +49,8 @@ const ENTERED: u64 = 1 << 32;
 const FIRED: u64 = 1;
 
 impl CrossCheck {
-    /// A file system is met; what was counted is of another one. The transaction that runs now, or
-    /// the next one, proves nothing.
+    /// A file system is met; what was counted is of another one. The transaction of the next call
+    /// that enters proves nothing.
     #[inline(always)]
     pub fn forget(&self) {
         self.newest.store(0);

@@ -5,10 +5,7 @@
 //! little more than integers, and without padding.
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
-#![cfg_attr(
-    target_arch = "bpf",
-    expect(internal_features, reason = "see `word`")
-)]
+#![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "see `word`"))]
 
 mod cross_check;
 mod word;
