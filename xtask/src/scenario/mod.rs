@@ -24,6 +24,7 @@ mod honest;
 mod journal;
 mod life;
 mod loss;
+mod missed;
 mod monitor;
 mod oracle;
 mod planted;
@@ -98,6 +99,12 @@ const SCENARIOS: &[Scenario] = &[
         about: "events are lost again and again, and the ledger is exact after each time",
         tested: Tested::HereOnly,
         run: loss::run,
+    },
+    Scenario {
+        name: "missed",
+        about: "kprobes are missed in silence: the second count shows it, and it is exact again",
+        tested: Tested::Everywhere,
+        run: missed::run,
     },
     Scenario {
         name: "two-devices",
