@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    time::{ClockId, clock_gettime},
+};
 use serde_json::Value;
 
 use super::Place;
@@ -39,7 +42,7 @@ pub(crate) struct Monitor {
 pub(crate) struct Ended {
     /// The exit status: a mask, see the product's README.
     pub(crate) status: i32,
-    /// Every line it said.
+    /// Every line it said, with `heard_ns` (`CLOCK_MONOTONIC`) added.
     pub(crate) lines: Vec<Value>,
     /// The same, as it wrote them.
     pub(crate) text: String,
@@ -249,14 +252,23 @@ fn read_lines(
         let mut text = String::new();
         for line in BufReader::new(from).lines() {
             let line = line?;
-            let value: Value = serde_json::from_str(&line)
+            let mut value: Value = serde_json::from_str(&line)
                 .with_context(|| format!("the monitor printed what is no JSON: {line}"))?;
+            if let Some(fields) = value.as_object_mut() {
+                fields.insert("heard_ns".to_owned(), now_ns().into());
+            }
             text.push_str(&line);
             text.push('\n');
             lines.lock().expect("no holder panics").push(value);
         }
         Ok(text)
     })
+}
+
+/// By the clock of the kernel's events.
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 fn read_text(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
