@@ -92,12 +92,7 @@ pub(crate) fn burst_data_ref(ctx: RawTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn follow(
-    ctx: &RawTracePointContext,
-    kind: RecordKind,
-    start: u32,
-    len_bytes: u32,
-) -> Option<()> {
+fn follow(ctx: &RawTracePointContext, kind: RecordKind, start: u32, len_bytes: u32) -> Option<()> {
     let slot = fs::known_slot(ctx.arg(0))?;
     // SAFETY: the entry is this CPU's own, and programs do not interrupt each other on it.
     let made = unsafe { &mut *MADE_UP.get_ptr_mut(0)? };
@@ -107,7 +102,9 @@ fn follow(
     let from = ctx.arg::<u64>(1).wrapping_add(u64::from(start));
     let node = NODE.get_ptr_mut(0)?;
     // SAFETY: the target has as many bytes as are said; the helper checks the address.
-    if unsafe { bpf_probe_read_kernel(node.cast(), size_of::<Node>() as u32, from as *const _) } != 0 {
+    if unsafe { bpf_probe_read_kernel(node.cast(), size_of::<Node>() as u32, from as *const _) }
+        != 0
+    {
         return None;
     }
     let example = Example { kind, slot, transid, len_bytes, is_wrong, node };

@@ -96,6 +96,12 @@ impl Monitor {
         self.lines.lock().expect("no holder panics").clone()
     }
 
+    /// How many lines of a type there are so far.
+    pub(crate) fn count_of(&self, kind: &str) -> usize {
+        let lines = self.lines.lock().expect("no holder panics");
+        lines.iter().filter(|line| line["type"] == kind).count()
+    }
+
     /// The findings so far.
     pub(crate) fn findings(&self) -> Vec<Value> {
         of_type(&self.lines(), "finding")

@@ -91,7 +91,7 @@ fn flood(place: &Place, case: &Case) -> Result<()> {
     let rate = records_per_second(case.rate, &scratch, &mut producer)?;
     let mut workload = Workload::start(&scratch.mount_point, 7, Balances::Running)?;
     for _ in 0..case.bursts {
-        burst(&place, rate, &monitor, &mut producer, &mut workload)?;
+        burst(&place, rate, &mut monitor, &mut producer, &mut workload)?;
         let extents = compare_when_live(&scratch, &mut monitor, &mut workload)?;
         println!("  after it all {extents} extents are equal");
     }
@@ -120,7 +120,7 @@ fn records_per_second(rate: Rate, scratch: &Scratch, producer: &mut Producer) ->
 fn burst(
     place: &Place,
     rate: u64,
-    monitor: &Monitor,
+    monitor: &mut Monitor,
     producer: &mut Producer,
     workload: &mut Workload,
 ) -> Result<()> {
@@ -131,14 +131,18 @@ fn burst(
         workload.check()?;
         thread::sleep(Duration::from_millis(50));
     }
-    let used = processor_seconds(monitor.pid())? - processor;
     let (real, made) = producer.at_rate(0)?.rates_since(&before);
+    ensure!(made > 0, "nothing was made up");
+    let behind = Instant::now();
+    // All that was sent is judged before the dump is written.
+    monitor.dump_ledger()?;
+    let used = processor_seconds(monitor.pid())? - processor;
     println!(
         "  {made} a second made up beside {real} real ones, for {} s; the monitor used {used:.2} s \
-         of processor time",
-        time.as_secs()
+         of processor time, and had judged all {:.2} s later",
+        time.as_secs(),
+        behind.elapsed().as_secs_f64()
     );
-    ensure!(made > 0, "nothing was made up");
     Ok(())
 }
 
