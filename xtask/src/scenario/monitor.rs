@@ -186,6 +186,13 @@ impl Ended {
         Ok(summary["file_systems"][0].clone())
     }
 
+    /// How many events it says were lost.
+    pub(crate) fn events_lost(&self) -> Result<u64> {
+        let summary = of_type(&self.lines, "summary").pop().context("it printed no summary")?;
+        let losses = summary["losses"].as_array().context("no losses")?;
+        Ok(losses.iter().filter_map(|loss| loss["events_lost"].as_u64()).sum())
+    }
+
     /// Fails unless it saw everything, found nothing, and ended with status 0.
     pub(crate) fn expect_clean(&self) -> Result<()> {
         let bad: Vec<_> = ["finding", "blind", "aborted", "refused"]

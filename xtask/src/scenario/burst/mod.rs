@@ -21,7 +21,8 @@ use super::{
 
 mod producer;
 
-pub(super) use producer::{Kind, Made, Producer};
+use producer::Made;
+pub(super) use producer::{Kind, Producer};
 
 /// How long a burst lasts.
 const SECONDS: u64 = 5;
@@ -151,7 +152,7 @@ fn judge(case: &Case, made: &Made, ended: &Ended) -> Result<()> {
     let findings = of_type(&ended.lines, "finding");
     ensure!(findings.is_empty(), "honest changes made the monitor say: {findings:?}");
     let coverage = ended.coverage()?;
-    let lost = lost(ended)?;
+    let lost = ended.events_lost()?;
     let seen = coverage["events_seen"].as_u64().context("no events_seen")?;
     println!("  of {} records {seen} were seen and {lost} lost", made.met + made.made);
     ensure!(
@@ -179,12 +180,6 @@ fn judge(case: &Case, made: &Made, ended: &Ended) -> Result<()> {
         "nothing is verified after the last loss: {coverage}"
     );
     Ok(())
-}
-
-fn lost(ended: &Ended) -> Result<u64> {
-    let summary = of_type(&ended.lines, "summary").pop().context("it printed no summary")?;
-    let losses = summary["losses"].as_array().context("no losses")?;
-    Ok(losses.iter().filter_map(|loss| loss["events_lost"].as_u64()).sum())
 }
 
 /// First and last transid.
