@@ -350,3 +350,25 @@ const fn loss_slot(slot: u32) -> usize {
     let slot = slot as usize;
     if slot < SLOTS_MAX { slot } else { SLOTS_MAX }
 }
+
+/// What the program that makes up changes (`refverify-ebpf/src/bin/burst.rs`) and its loader tell
+/// each other. No part of the monitor.
+pub mod burst {
+    /// The loader's wishes, by the indices below.
+    pub type Pace = [u64; 3];
+    /// Nanoseconds from one extent that is made up to the next; 0 is none at all.
+    pub const STEP_NS: usize = 0;
+    /// Up to this time (`CLOCK_MONOTONIC`) all that is due has been made.
+    pub const UNTIL_NS: usize = 1;
+    /// Not 0: each is dropped without having been allocated.
+    pub const WRONG: usize = 2;
+
+    /// What a CPU counts, by the indices below.
+    pub type Made = [u64; 3];
+    /// References of the kernel's that were met.
+    pub const MET: usize = 0;
+    /// Records that were made up, with those that found no room.
+    pub const MADE: usize = 1;
+    /// Extents that were made up.
+    pub const LIVES: usize = 2;
+}

@@ -30,6 +30,8 @@ enum Bench {
     },
     /// What watching costs a guest: from inside, and from outside
     Attach,
+    /// How long a finding is held back, with little to do and with much
+    Gate,
     /// What it costs to be exact again after a loss, by how much was changed
     Resync,
     /// How fast an extent tree is read, beside btrfs-progs and what the device can do
@@ -41,6 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.bench {
         None | Some(Bench::Path) => scenario("bench-path"),
         Some(Bench::Ledger { args }) => ledger(args),
+        Some(Bench::Gate) => scenario("bench-gate"),
         Some(Bench::Resync) => scenario("bench-resync"),
         Some(Bench::Reader) => scenario("bench-reader"),
         Some(Bench::Attach) => {

@@ -10,9 +10,11 @@ use crate::{
     workspace,
 };
 
-/// The monitor as a static release binary: the same file runs here and in every VM.
+/// The monitor as a static release binary: the same file runs here and in every VM. The examples,
+/// some of which scenarios use, lie beside it.
 pub(crate) fn monitor() -> Result<PathBuf> {
-    let args = ["build", "--quiet", "--release", "-p", "refverify-user", "--target", STATIC_TARGET];
+    let what = ["build", "--quiet", "--release", "-p", "refverify-user", "--bins", "--examples"];
+    let args = [&what[..], &["--target", STATIC_TARGET]].concat();
     show_and_run(&mut cargo(&args))?;
     Ok(workspace::target().join(STATIC_TARGET).join("release/refverify-monitor"))
 }

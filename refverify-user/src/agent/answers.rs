@@ -51,10 +51,10 @@ pub(super) fn serve(
     work: &Receiver<Work>,
     devices: &[Device],
     mut reads: Reads<BlockRequest>,
+    mut symbols: Symbols,
     to_verifier: &Sender<ToVerifier>,
     pending: &Pending,
 ) {
-    let mut symbols = Symbols::default();
     loop {
         let next = if reads.is_idle() { work.recv().ok() } else { None };
         if next.is_none() && reads.is_idle() {

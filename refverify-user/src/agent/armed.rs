@@ -52,8 +52,9 @@ pub(super) struct Armed {
 }
 
 impl Arming {
-    /// Loads and attaches. Says who speaks, and what it can see.
-    pub(super) fn arm(&self) -> Result<(Armed, Hello), AgentError> {
+    /// Loads and attaches. Says who speaks, and what it can see. The kernel's symbols, which take a
+    /// while to read, had to be read for it.
+    pub(super) fn arm(&self) -> Result<(Armed, Hello, Symbols), AgentError> {
         // Before all else: one that is loaded meanwhile is another one.
         let loading = module::loading();
         let types = KernelTypes::of_running_kernel()?;
@@ -100,7 +101,7 @@ impl Arming {
         let slots = u32::try_from(devices.len()).unwrap_or(0);
         let decoder = Decoder::new(&layout, slots, tracing);
         let armed = Armed { ring, decoder, losses, mounts, loading, attached, second_count, ebpf };
-        Ok((armed, hello))
+        Ok((armed, hello, symbols))
     }
 }
 

@@ -81,6 +81,7 @@ use armed::{Armed, Arming};
 use device::Device;
 use pump::Pump;
 use reads::Reads;
+use symbols::Symbols;
 
 /// What is watched, and how.
 #[derive(Clone, Debug)]
@@ -142,6 +143,8 @@ pub struct Agent {
     armed: Armed,
     devices: Arc<[Device]>,
     reads: Reads<BlockRequest>,
+    /// Read before it is needed: a finding would have to wait for it.
+    symbols: Symbols,
     hello: Hello,
 }
 
@@ -165,8 +168,8 @@ impl Agent {
         let devices = open_all(&devices)?;
         let reads = Reads::new(io_limit_bytes).map_err(AgentError::Reads)?;
         let arming = Arming { devices: Arc::clone(&devices), stacks, ring_bytes };
-        let (armed, hello) = arming.arm()?;
-        Ok(Self { arming, armed, devices, reads, hello })
+        let (armed, hello, symbols) = arming.arm()?;
+        Ok(Self { arming, armed, devices, reads, symbols, hello })
     }
 
     /// Who speaks, and what it can see.
@@ -208,9 +211,11 @@ impl Agent {
             arm_at: Instant::now(),
         };
         let answers_to = to_verifier;
-        let (devices, reads) = (&self.devices, self.reads);
+        let (devices, reads, symbols) = (&self.devices, self.reads, self.symbols);
         thread::scope(|scope| {
-            scope.spawn(move || answers::serve(&requests, devices, reads, &answers_to, &pending));
+            scope.spawn(move || {
+                answers::serve(&requests, devices, reads, symbols, &answers_to, &pending);
+            });
             // Whether the verifier is gone or not, there is nothing left to do.
             let _ = pump.run(from_verifier);
         });

@@ -134,7 +134,7 @@ impl Pump {
 
     fn arm_again(&mut self) -> Result<(), Gone> {
         match self.arming.arm() {
-            Ok((armed, _)) => {
+            Ok((armed, ..)) => {
                 self.armed = armed;
                 tracing::warn!("the btrfs module was loaded again, and is watched again");
                 Ok(())

@@ -55,7 +55,7 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
 }
 
 /// The small buffer may be full again by itself: then there is one more reading to wait for.
-fn compare_when_live(
+pub(super) fn compare_when_live(
     scratch: &Scratch,
     monitor: &mut Monitor,
     workload: &mut Workload,

@@ -9,9 +9,11 @@ mod attach;
 mod attach_detach;
 mod attach_guest;
 mod bench_attach;
+mod bench_gate;
 mod bench_path;
 mod bench_reader;
 mod bench_resync;
+mod burst;
 mod cannot_start;
 mod changed_on_disk;
 mod compare;
@@ -105,6 +107,12 @@ const SCENARIOS: &[Scenario] = &[
         about: "kprobes are missed in silence: the second count shows it, and it is exact again",
         tested: Tested::Everywhere,
         run: missed::run,
+    },
+    Scenario {
+        name: "burst",
+        about: "more events than any file system makes: no false finding, and exact after it",
+        tested: Tested::HereOnly,
+        run: burst::run,
     },
     Scenario {
         name: "two-devices",
@@ -255,6 +263,12 @@ const SCENARIOS: &[Scenario] = &[
         about: "what it costs to be exact again after a loss, as a table",
         tested: Tested::No,
         run: bench_resync::run,
+    },
+    Scenario {
+        name: "bench-gate",
+        about: "how long a finding is held back, with little to do and with much, as a table",
+        tested: Tested::No,
+        run: bench_gate::run,
     },
     Scenario {
         name: "bench-attach",

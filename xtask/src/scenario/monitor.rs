@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    time::{ClockId, clock_gettime},
+};
 use serde_json::Value;
 
 use super::Place;
@@ -39,7 +42,7 @@ pub(crate) struct Monitor {
 pub(crate) struct Ended {
     /// The exit status: a mask, see the product's README.
     pub(crate) status: i32,
-    /// Every line it said.
+    /// Every line it said, with `heard_ns` (`CLOCK_MONOTONIC`) added.
     pub(crate) lines: Vec<Value>,
     /// The same, as it wrote them.
     pub(crate) text: String,
@@ -91,6 +94,12 @@ impl Monitor {
     /// What it has said so far.
     pub(crate) fn lines(&self) -> Vec<Value> {
         self.lines.lock().expect("no holder panics").clone()
+    }
+
+    /// How many lines of a type there are so far.
+    pub(crate) fn count_of(&self, kind: &str) -> usize {
+        let lines = self.lines.lock().expect("no holder panics");
+        lines.iter().filter(|line| line["type"] == kind).count()
     }
 
     /// The findings so far.
@@ -177,6 +186,13 @@ impl Ended {
         Ok(summary["file_systems"][0].clone())
     }
 
+    /// How many events it says were lost.
+    pub(crate) fn events_lost(&self) -> Result<u64> {
+        let summary = of_type(&self.lines, "summary").pop().context("it printed no summary")?;
+        let losses = summary["losses"].as_array().context("no losses")?;
+        Ok(losses.iter().filter_map(|loss| loss["events_lost"].as_u64()).sum())
+    }
+
     /// Fails unless it saw everything, found nothing, and ended with status 0.
     pub(crate) fn expect_clean(&self) -> Result<()> {
         let bad: Vec<_> = ["finding", "blind", "aborted", "refused"]
@@ -249,14 +265,23 @@ fn read_lines(
         let mut text = String::new();
         for line in BufReader::new(from).lines() {
             let line = line?;
-            let value: Value = serde_json::from_str(&line)
+            let mut value: Value = serde_json::from_str(&line)
                 .with_context(|| format!("the monitor printed what is no JSON: {line}"))?;
+            if let Some(fields) = value.as_object_mut() {
+                fields.insert("heard_ns".to_owned(), now_ns().into());
+            }
             text.push_str(&line);
             text.push('\n');
             lines.lock().expect("no holder panics").push(value);
         }
         Ok(text)
     })
+}
+
+/// By the clock of the kernel's events.
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 fn read_text(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
