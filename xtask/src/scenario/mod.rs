@@ -31,6 +31,8 @@ mod progs;
 mod replay;
 mod scratch;
 mod soak;
+mod used;
+mod watched;
 mod workload;
 mod zoned;
 

@@ -4,9 +4,9 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Outcome, Place, Watched};
+use super::{Outcome, Place, Scratch, Watched};
 use crate::{
-    command::run,
+    command::{run, text},
     scenario::workload::{Balances, Workload},
 };
 
@@ -17,7 +17,7 @@ const OPERATIONS: u64 = 60;
 const LIMIT: Duration = Duration::from_secs(100);
 
 pub(super) fn run_all(place: &Place) -> Result<Outcome> {
-    let mut watched = Watched::new(place, 4 << 30, &[])?;
+    let mut watched = Watched::new(place, Scratch::new(place, 4 << 30)?)?;
     watched.mount("")?;
     let workload = Workload::start(&watched.scratch.mount_point, 11, Balances::None)?;
     let mut changing = Changing { watched, workload };
@@ -84,8 +84,4 @@ impl Changing {
         self.workload.work(OPERATIONS, LIMIT)?;
         self.watched.expect_equal(what)
     }
-}
-
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().context("device names are ASCII")
 }

@@ -10,15 +10,14 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Outcome, Place, Watched, churn::churn};
+use super::{Living, Outcome, Place, churn::churn};
 use crate::{
-    command::{self, run},
+    command::{self, run, text},
     scenario::compare::flush,
 };
 
 pub(super) fn run_all(place: &Place) -> Result<Outcome> {
-    let watched = Watched::new(place, 1 << 30, &[])?;
-    let mut living = Living { watched, round: 0 };
+    let mut living = Living::new(place, 1 << 30)?;
     living.watched.mount("")?;
     living.on("mounted after the monitor came")?;
     living.unchanged()?;
@@ -29,20 +28,7 @@ pub(super) fn run_all(place: &Place) -> Result<Outcome> {
     living.watched.end()
 }
 
-/// A file system that lives on between two changes.
-struct Living {
-    watched: Watched,
-    round: u64,
-}
-
 impl Living {
-    /// Works on, and compares.
-    fn on(&mut self, what: &str) -> Result<()> {
-        self.round += 1;
-        churn(&self.watched.scratch.mount_point, self.round).context(what.to_owned())?;
-        self.watched.expect_equal(what)
-    }
-
     /// Nothing changes between two mounts: what is known is kept, and nothing is read again.
     fn unchanged(&mut self) -> Result<()> {
         for time in ["", " again"] {
@@ -180,6 +166,5 @@ impl Drop for Namespace {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path is not UTF-8");
-    run("cp", &["--sparse=always", &text(from)?, &text(to)?]).map(drop)
+    run("cp", &["--sparse=always", text(from)?, text(to)?]).map(drop)
 }
