@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::{Living, Outcome, Place, churn::churn};
 use crate::{
@@ -37,6 +38,9 @@ impl Living {
             self.watched.mount("")?;
             let read_now = self.watched.said("seeding").len();
             ensure!(read_now == read, "what had not changed was read again");
+            let seeded = self.watched.said("seeded");
+            let has_fsid = |line: &Value| line["fsid"].is_string();
+            ensure!(seeded.last().is_some_and(has_fsid), "it is not told what it is: {seeded:?}");
             self.on(&format!("unmounted and mounted unchanged{time}"))?;
         }
         Ok(())

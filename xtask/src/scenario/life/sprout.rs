@@ -38,6 +38,8 @@ fn sprout(place: &Place, watched: &mut Watched) -> Result<()> {
         churn(&watched.scratch.mount_point, round)?;
         watched.expect_equal("sprouted")?;
     }
+    // The next look at the superblock shows it.
+    let named = watched.monitor.wait_for("named")?;
     watched.unmount()?;
     watched.mount("")?;
     churn(&watched.scratch.mount_point, 3)?;
@@ -45,5 +47,6 @@ fn sprout(place: &Place, watched: &mut Watched) -> Result<()> {
     let seeded = watched.said("seeded");
     let fsid = |nth: usize| seeded.get(nth).map(|line| line["fsid"].clone());
     ensure!(fsid(0) != fsid(1), "the sprout has the seed's fsid: {seeded:?}");
+    ensure!(fsid(1) == Some(named["fsid"].clone()), "{named}, and then: {seeded:?}");
     Ok(())
 }
