@@ -29,6 +29,7 @@ mod log_replay;
 mod lost_device;
 mod mapped;
 mod older;
+mod shutdown;
 mod stacked;
 mod unplugged;
 mod write_errors;
@@ -63,6 +64,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         about: "the device goes while it is mounted, and comes back",
         tested: Tested::HereOnly,
         run: lost_device::run,
+    },
+    Scenario {
+        name: "shutdown",
+        about: "the file system is shut down, where the kernel can do that",
+        tested: Tested::HereOnly,
+        run: shutdown::run,
     },
     Scenario {
         name: "older",
