@@ -34,6 +34,8 @@ mod progs;
 mod replay;
 mod scratch;
 mod soak;
+mod used;
+mod watched;
 mod workload;
 mod zoned;
 
