@@ -41,7 +41,21 @@ pub(super) fn run_all(place: &Place) -> Result<Outcome> {
     ensure!(!fs::read_to_string(PROBES)?.contains("btrfs"), "probes are left behind");
     load(&module)?;
     worked_on(&mut watched, "away for a while and mounted at once", 3)?;
+    unmount_and_unload(&mut watched)?;
     watched.end()
+}
+
+/// One right after the other: what the monitor keeps the module loaded by, while a file system is
+/// mounted, it lets go by itself.
+fn unmount_and_unload(watched: &mut Watched) -> Result<()> {
+    let [mounts, unmounts] = ["mounted", "unmounted"].map(|kind| watched.said(kind).len());
+    watched.scratch.mount()?;
+    watched.monitor.wait_for_nth("mounted", mounts + 1)?;
+    watched.scratch.unmount()?;
+    let unmounted = Instant::now();
+    unload().context("right after an unmount")?;
+    println!("unloaded {} ms after the unmount", unmounted.elapsed().as_millis());
+    watched.monitor.wait_for_nth("unmounted", unmounts + 1).map(drop)
 }
 
 fn worked_on(watched: &mut Watched, what: &str, round: u64) -> Result<()> {
@@ -84,7 +98,7 @@ fn unload() -> Result<()> {
             Err(error) if Instant::now() > end => {
                 return Err(error).context("btrfs cannot be unloaded");
             }
-            Err(_) => thread::sleep(Duration::from_millis(50)),
+            Err(_) => thread::sleep(Duration::from_millis(5)),
         }
     }
 }
