@@ -4,6 +4,13 @@
 //! Both sides are built from this one definition, so they always agree. All is `repr(C)`,
 //! little more than integers, and without padding.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "see `word`"))]
+
+mod cross_check;
+mod word;
+
+pub use cross_check::CrossCheck;
 
 /// How many file systems can be watched at once.
 pub const SLOTS_MAX: usize = 64;
@@ -316,9 +323,10 @@ impl Layout {
 }
 
 /// The value of the loss counters' only entry, one per CPU: for each slot the records that
-/// found the ring buffer full, then for each slot those that could not be read. What cannot
-/// be attributed counts for the last of each, which no file system gets.
-pub type Losses = [u64; 2 * LOSS_SLOTS];
+/// found the ring buffer full, then for each slot those that could not be read, then for each slot
+/// the calls that the [`CrossCheck`] shows to be missed. What cannot be attributed counts for the
+/// last of each, which no file system gets.
+pub type Losses = [u64; 3 * LOSS_SLOTS];
 
 /// Counters per source in [`Losses`].
 pub const LOSS_SLOTS: usize = SLOTS_MAX + 1;
@@ -331,6 +339,11 @@ pub const fn ring_full_index(slot: u32) -> usize {
 /// Where in [`Losses`] what could not be read is counted for `slot`.
 pub const fn unreadable_index(slot: u32) -> usize {
     LOSS_SLOTS + loss_slot(slot)
+}
+
+/// Where in [`Losses`] a missed call is counted for `slot`.
+pub const fn missed_index(slot: u32) -> usize {
+    2 * LOSS_SLOTS + loss_slot(slot)
 }
 
 const fn loss_slot(slot: u32) -> usize {

@@ -11,7 +11,7 @@
 use refverify_common::{NOT_WATCHED, RecordKind, SLOT_UNKNOWN, SLOTS_MAX, unreadable_index};
 
 use crate::{
-    kernel,
+    cross_check, kernel,
     maps::{FILE_SYSTEMS, WATCHED, WATCHED_CHUNK_TREES, WATCHED_NAMES},
     record::{self, Signal},
 };
@@ -111,10 +111,11 @@ fn learn_by_chunk_tree(fs_info: u64) -> Option<u32> {
 /// then the next event tries again.
 #[inline(always)]
 fn settle(fs_info: u64, kind: RecordKind, slot: Option<u32>) -> Option<u32> {
-    if let Some(slot) = slot
-        && !Signal::new(kind, slot, fs_info).emit()
-    {
-        return None;
+    if let Some(slot) = slot {
+        if !Signal::new(kind, slot, fs_info).emit() {
+            return None;
+        }
+        cross_check::forget(slot);
     }
     // A full map only costs the look-up again.
     let _ = FILE_SYSTEMS.insert(fs_info, slot.unwrap_or(NOT_WATCHED), 0);

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use refverify_common::{LoggedExtent, RecordKind, RemovedGroup, SLOT_UNKNOWN, unreadable_index};
 
 use crate::{
-    fs, kernel,
+    cross_check, fs, kernel,
     maps::layout,
     record::{self, ChangeOf, Payload, Signal},
 };
@@ -32,6 +32,7 @@ pub(crate) fn kprobe_data_ref(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn reference(ctx: &ProbeContext, kind: RecordKind, start: u32, len_bytes: u32) -> Option<()> {
     let (slot, transid) = fs::watched_trans(ctx.arg(0)?)?;
+    cross_check::entered(slot, transid);
     let address = ctx.arg::<u64>(1)?.wrapping_add(u64::from(start));
     let payload = Payload::Kernel { address, len_bytes };
     ChangeOf { kind, slot, transid, action: 0, payload }.emit(ctx);

@@ -3,7 +3,8 @@
 //!
 //! Two sets of hooks do the same job, and user space attaches one of them: [`kprobes`] see
 //! all, [`tracepoints`] serve on kernels without kprobes. What they share is in [`fs`] (whose
-//! event is it), [`record`] (how it gets out) and [`kernel`] (how kernel memory is read).
+//! event is it), [`record`] (how it gets out) and [`kernel`] (how kernel memory is read). That the
+//! kernel missed no kprobe is checked by [`cross_check`].
 //!
 //! A program never guesses: what it cannot read, and what finds the ring buffer full, is
 //! counted, and user space then knows that it missed something.
@@ -19,6 +20,7 @@
 )]
 #![expect(clippy::needless_pass_by_value, reason = "aya's macros pass contexts by value")]
 
+mod cross_check;
 mod fs;
 mod kernel;
 mod kprobes;

@@ -2,9 +2,9 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use refverify_common::{ChunkTreeUuid, DeviceName, Layout, Losses, SLOTS_MAX};
+use refverify_common::{ChunkTreeUuid, CrossCheck, DeviceName, Layout, Losses, SLOTS_MAX};
 
 /// Offsets in this kernel's structures, filled in by user space before loading.
 #[unsafe(no_mangle)]
@@ -47,6 +47,10 @@ pub(crate) static FILE_SYSTEMS: HashMap<u64, u32> = HashMap::with_max_entries(40
 /// What was lost, on each CPU.
 #[map]
 pub(crate) static LOSSES: PerCpuArray<Losses> = PerCpuArray::with_max_entries(1, 0);
+
+/// The calls of each slot's file system, counted twice (kprobes only).
+#[map]
+pub(crate) static CALLS: Array<CrossCheck> = Array::with_max_entries(SLOTS_MAX as u32, 0);
 
 /// The head that a thread touched last (tracepoints only). Its delayed ref follows at once,
 /// in the same thread.

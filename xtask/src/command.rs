@@ -3,6 +3,7 @@
 
 use std::{
     io::Read,
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
@@ -84,6 +85,11 @@ pub(crate) fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStat
         }
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A path as a program's argument.
+pub(crate) fn text(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
 /// The command as one would type it.

@@ -22,6 +22,7 @@ use super::{
     mounts::Mounts,
     preflight,
     probes::{self, Attached, ProbeError},
+    second_count::SecondCount,
     symbols::Symbols,
 };
 use crate::feed::{Hello, HookMode};
@@ -44,8 +45,10 @@ pub(super) struct Armed {
     /// The module that the hooks are in.
     pub(super) loading: Option<Loading>,
     attached: Vec<Attached>,
+    /// None where the kernel does not have both kinds of hooks.
+    second_count: Option<SecondCount>,
     /// The loaded programs; their counters are read until the very end.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
 }
 
 impl Arming {
@@ -68,7 +71,7 @@ impl Arming {
         drop(types);
         let tracing = functions(probes::TRACING);
         layout.ebpf.stacks = u32::from(self.stacks);
-        let (hooks, mut unseen) = probes::hooks(mode, layout.group_bound, &kernel_release);
+        let (hooks, mut unseen) = probes::hooks(mode, layout.group_bound);
         unseen.extend(layout.unseen());
         let devices = &self.devices;
         let (mut ebpf, watched) = probes::load(&hooks, &layout.ebpf, devices, self.ring_bytes)?;
@@ -81,6 +84,13 @@ impl Arming {
         };
         let mounts = Mounts::new(Arc::clone(devices), mode, chunk_trees, Some(watched));
         let attached = probes::attach(&mut ebpf, &hooks)?;
+        let second_count = match mode {
+            HookMode::Kprobes => prepare_second_count(&mut ebpf),
+            HookMode::Tracepoints => None,
+        };
+        if mode == HookMode::Kprobes {
+            unseen.extend(probes::skipped_uncounted(&kernel_release, second_count.is_some()));
+        }
         let hello = Hello {
             kernel_release,
             mode,
@@ -90,7 +100,7 @@ impl Arming {
         };
         let slots = u32::try_from(devices.len()).unwrap_or(0);
         let decoder = Decoder::new(&layout, slots, tracing);
-        let armed = Armed { ring, decoder, losses, mounts, loading, attached, _ebpf: ebpf };
+        let armed = Armed { ring, decoder, losses, mounts, loading, attached, second_count, ebpf };
         Ok((armed, hello, symbols))
     }
 }
@@ -99,12 +109,27 @@ impl Armed {
     /// Lets the hooks go. What they have recorded stays.
     pub(super) fn let_go(&mut self) {
         self.attached.clear();
+        if let Some(count) = &mut self.second_count {
+            count.let_go();
+        }
+    }
+
+    /// Counts a second time while, as far as has been told, a watched file system is mounted.
+    pub(super) fn count_while_mounted(&mut self) {
+        if let Some(count) = &mut self.second_count {
+            count.follow(&mut self.ebpf, self.mounts.is_any_mounted());
+        }
     }
 
     /// Whether the hooks are in force, as far as this side has let them.
     pub(super) fn is_in_force(&self) -> bool {
         !self.attached.is_empty()
     }
+}
+
+fn prepare_second_count(ebpf: &mut Ebpf) -> Option<SecondCount> {
+    let prepared = SecondCount::prepare(ebpf);
+    prepared.inspect_err(|error| tracing::warn!("missed probes are not noticed: {error}")).ok()
 }
 
 fn losses_map(ebpf: &mut Ebpf) -> Result<PerCpuArray<MapData, Losses>, ProbeError> {

@@ -29,7 +29,7 @@ impl LossCounters {
         let fdinfo = |fd: i32| format!("/proc/self/fdinfo/{fd}");
         Self {
             counted: map,
-            counted_before: [0; 2 * LOSS_SLOTS],
+            counted_before: [0; 3 * LOSS_SLOTS],
             programs: loaded.map(|fd| fdinfo(fd.as_fd().as_raw_fd())).collect(),
             missed_before: 0,
         }
@@ -72,7 +72,7 @@ pub(super) enum LossError {
 }
 
 fn sum(cpus: &[Losses]) -> Losses {
-    let mut total = [0; 2 * LOSS_SLOTS];
+    let mut total = [0; 3 * LOSS_SLOTS];
     for cpu in cpus {
         for (total, count) in total.iter_mut().zip(cpu) {
             *total += count;
@@ -87,14 +87,18 @@ fn gained(before: &Losses, now: &Losses) -> Vec<Loss> {
         .filter(|(_, (before, now))| now > before)
         .map(|(index, (before, now))| Loss {
             fs: slot_of(index % LOSS_SLOTS),
-            source: if index < LOSS_SLOTS {
-                LossSource::RingBuffer
-            } else {
-                LossSource::Unreadable
-            },
+            source: source_of(index / LOSS_SLOTS),
             count: now - before,
         })
         .collect()
+}
+
+fn source_of(group: usize) -> LossSource {
+    match group {
+        0 => LossSource::RingBuffer,
+        1 => LossSource::Unreadable,
+        _ => LossSource::ProgramMissed,
+    }
 }
 
 fn slot_of(index: usize) -> Option<FsSlot> {
@@ -109,21 +113,23 @@ fn recursion_misses(fdinfo: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use refverify_common::{SLOT_UNKNOWN, ring_full_index, unreadable_index};
+    use refverify_common::{SLOT_UNKNOWN, missed_index, ring_full_index, unreadable_index};
 
     use super::*;
 
     #[test]
     fn a_loss_is_attributed_to_the_slot_and_source_that_the_kernel_side_counted() {
-        let before = [0; 2 * LOSS_SLOTS];
+        let before = [0; 3 * LOSS_SLOTS];
         let mut now = before;
         now[ring_full_index(3)] = 7;
         now[unreadable_index(0)] = 1;
         now[unreadable_index(SLOT_UNKNOWN)] = 2;
+        now[missed_index(2)] = 3;
         let expected = [
             Loss { fs: Some(FsSlot(3)), source: LossSource::RingBuffer, count: 7 },
             Loss { fs: Some(FsSlot(0)), source: LossSource::Unreadable, count: 1 },
             Loss { fs: None, source: LossSource::Unreadable, count: 2 },
+            Loss { fs: Some(FsSlot(2)), source: LossSource::ProgramMissed, count: 3 },
         ];
         assert_eq!(gained(&before, &now), expected);
         assert!(gained(&now, &now).is_empty());
@@ -131,9 +137,9 @@ mod tests {
 
     #[test]
     fn counts_of_all_cpus_are_added() {
-        let mut one = [0; 2 * LOSS_SLOTS];
+        let mut one = [0; 3 * LOSS_SLOTS];
         one[5] = 2;
-        let mut other = [0; 2 * LOSS_SLOTS];
+        let mut other = [0; 3 * LOSS_SLOTS];
         other[5] = 3;
         assert_eq!(sum(&[one, other])[5], 5);
     }

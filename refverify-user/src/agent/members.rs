@@ -39,9 +39,6 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(2);
 /// How often it is looked for meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// `BTRFS_SUPER_FLAG_SEEDING`.
-const SEEDING: u64 = 1 << 32;
-
 /// The devices of one file system.
 #[derive(Debug)]
 pub struct Members {
@@ -157,8 +154,7 @@ impl Members {
 
     /// Whether only sysfs can tell by which device the file system is mounted.
     fn may_be_elsewhere(&self) -> bool {
-        let is_seed = |it: Superblock| it.super_flags & SEEDING != 0;
-        !self.stacked().is_empty() || self.named.superblock().is_some_and(is_seed)
+        !self.stacked().is_empty() || self.named.superblock().is_some_and(|it| it.is_seed())
     }
 
     /// The device of a mounted file system that has its superblock.

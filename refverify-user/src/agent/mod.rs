@@ -7,6 +7,7 @@
 //! | `preflight` | what must be there before anything is loaded |
 //! | `btf`, `layout` | where this kernel keeps what is needed of its structures |
 //! | `probes` | which hooks there are, loading, attaching |
+//! | `second_count` | raw tracepoints beside the kprobes, to find those that were missed |
 //! | `armed` | the hooks in force, with all that belongs to them |
 //! | `module` | whether the btrfs module is there, and which one |
 //! | `decode` | from the bytes of the ring buffer to events |
@@ -60,6 +61,7 @@ mod preflight;
 mod probes;
 mod pump;
 mod reads;
+mod second_count;
 mod symbols;
 mod sysfs;
 mod watched;

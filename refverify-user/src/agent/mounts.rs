@@ -82,6 +82,11 @@ impl Mounts {
         matches!(self.state(fs), Some(State::Mounted(_)))
     }
 
+    /// Whether any watched file system is mounted.
+    pub(super) fn is_any_mounted(&self) -> bool {
+        self.states.iter().any(|state| matches!(state, State::Mounted(_)))
+    }
+
     /// Looks at sysfs. What is seen means something only after the ring buffer has been
     /// drained: hooks fire before sysfs changes, so then they have spoken.
     pub(super) fn look(&self) -> Look {

@@ -100,7 +100,7 @@ impl Hook {
         format!("{kind}:{}", self.target)
     }
 
-    fn load(&self, ebpf: &mut Ebpf) -> Result<(), ProbeError> {
+    pub(super) fn load(&self, ebpf: &mut Ebpf) -> Result<(), ProbeError> {
         let program =
             ebpf.program_mut(self.program).ok_or(ProbeError::Missing { name: self.program })?;
         let loaded = match self.kind {
@@ -164,6 +164,13 @@ const TRACEPOINTS: &[Hook] = &[
     Hook::tracepoint("tracepoint_workqueue_alloc", "btrfs_workqueue_alloc"),
 ];
 
+/// What counts a second time what the kprobes of references see, to find those that the kernel
+/// missed. One program serves both; see [`super::second_count`] for when they are attached.
+pub(super) const SECOND_COUNT: &[Hook] = &[
+    Hook::tracepoint("count_reference", "add_delayed_tree_ref"),
+    Hook::tracepoint("count_reference", "add_delayed_data_ref"),
+];
+
 /// What the names of functions begin with that run the programs of one tracepoint, when there
 /// are several.
 pub(super) const TRACING: &[&str] =
@@ -198,9 +205,12 @@ const UNSEEN_BY_KPROBES: &[&str] =
      btrfs_add_delayed_data_ref at that moment than the kernel has return probes for (twice the \
      number of CPUs, at least 10)."];
 
-/// From 6.7 on they are counted (`trace_call_bpf`).
 const SKIPPED_KPROBES_UNCOUNTED: &str = "Probes that the kernel skips because another program runs on the same CPU are not counted \
      before 6.7.";
+
+const SKIPPED_KPROBES_BUT_REFERENCES_UNCOUNTED: &str = "Probes that the kernel skips because another program runs on the same CPU are not counted \
+     before 6.7, but for those of references and commits: the removal of a block group, an abort or \
+     what log replay allocates may be missed.";
 
 const NO_REMOVE_GROUP: &str = "The removal of a block group is not seen.";
 
@@ -208,7 +218,6 @@ const NO_REMOVE_GROUP: &str = "The removal of a block group is not seen.";
 pub(super) fn hooks(
     mode: HookMode,
     group_bound: Option<GroupBound>,
-    release: &str,
 ) -> (Vec<Hook>, Vec<&'static str>) {
     let (hooks, unseen) = match mode {
         HookMode::Kprobes => (KPROBES, UNSEEN_BY_KPROBES),
@@ -220,10 +229,17 @@ pub(super) fn hooks(
         Some(bound) => hooks.insert(0, remove_group(bound)),
         None => unseen.push(NO_REMOVE_GROUP),
     }
-    if mode == HookMode::Kprobes && version_of(release) < (6, 7) {
-        unseen.push(SKIPPED_KPROBES_UNCOUNTED);
-    }
     (hooks, unseen)
+}
+
+/// Which kprobes the kernel may skip without a word. From 6.7 on it counts them (`trace_call_bpf`);
+/// before, only the second count shows those of references, and a commit's by the next commit.
+pub(super) fn skipped_uncounted(release: &str, is_counted_twice: bool) -> Option<&'static str> {
+    match (version_of(release), is_counted_twice) {
+        ((6, 7..) | (7.., _), _) => None,
+        (_, true) => Some(SKIPPED_KPROBES_BUT_REFERENCES_UNCOUNTED),
+        (_, false) => Some(SKIPPED_KPROBES_UNCOUNTED),
+    }
 }
 
 /// Loads what `hooks` need, with the watched devices known to the programs, but attaches
@@ -303,20 +319,22 @@ mod tests {
 
     #[test]
     fn a_kernel_that_does_not_count_skipped_probes_is_named_as_such() {
-        let unseen = |release| {
-            let (_, unseen) = hooks(HookMode::Kprobes, Some(GroupBound::ExtentMap), release);
-            unseen.contains(&SKIPPED_KPROBES_UNCOUNTED)
-        };
-        assert!(unseen("5.10.0-30-amd64") && unseen("6.1.0-53-amd64") && unseen("strange"));
-        assert!(!unseen("6.7.0") && !unseen("6.12.107+deb13-amd64") && !unseen("10.0-rc1"));
+        for release in ["5.10.0-30-amd64", "6.1.0-53-amd64", "strange"] {
+            assert_eq!(skipped_uncounted(release, false), Some(SKIPPED_KPROBES_UNCOUNTED));
+            let but_references = Some(SKIPPED_KPROBES_BUT_REFERENCES_UNCOUNTED);
+            assert_eq!(skipped_uncounted(release, true), but_references);
+        }
+        for release in ["6.7.0", "6.12.107+deb13-amd64", "7.0.1", "10.0-rc1"] {
+            assert_eq!(skipped_uncounted(release, false), None);
+        }
     }
 
     #[test]
     fn without_the_tracepoint_the_removal_of_groups_is_said_to_be_unseen() {
-        let (hooks_without, unseen) = hooks(HookMode::Tracepoints, None, "6.18.0");
+        let (hooks_without, unseen) = hooks(HookMode::Tracepoints, None);
         assert!(unseen.contains(&NO_REMOVE_GROUP));
         let bound = Some(GroupBound::BlockGroup);
-        let (hooks_with, unseen) = hooks(HookMode::Tracepoints, bound, "6.18.0");
+        let (hooks_with, unseen) = hooks(HookMode::Tracepoints, bound);
         assert!(!unseen.contains(&NO_REMOVE_GROUP));
         assert_eq!(hooks_with.len(), hooks_without.len() + 1);
     }

@@ -90,6 +90,7 @@ impl Pump {
             if let Some(look) = look {
                 self.on_look(&look)?;
             }
+            self.armed.count_while_mounted();
             if tick {
                 last_tick = Instant::now();
                 self.tick()?;

@@ -9,6 +9,8 @@ mod faults;
 
 pub use faults::{DiskFault, DiskFinding, DiskFindingKind};
 
+use std::cmp::Ordering;
+
 use super::{
     DiskExtent, ExtentKind, RefKey,
     format::{BackRef, ExtentItem, Superblock, item_type},
@@ -43,8 +45,9 @@ impl From<&Superblock> for CheckContext {
 }
 
 impl CheckContext {
+    /// Whether it is a multiple of the sector size, which is a power of 2.
     fn is_aligned(&self, value: u64) -> bool {
-        value.is_multiple_of(self.sectorsize.into())
+        value & u64::from(self.sectorsize).wrapping_sub(1) == 0
     }
 
     /// What is wrong with the form of an extent's item (kernel: `check_extent_item`).
@@ -105,14 +108,33 @@ impl CheckContext {
             _ => None,
         }
     }
+}
 
-    /// Whether an inline reference may follow another: types ascend, sequences descend.
-    pub(super) fn check_order(last: Option<&BackRef>, next: &BackRef) -> Option<DiskFault> {
-        let last = last?;
+/// The order of the inline references of one item: types ascend, sequences descend.
+#[derive(Debug, Default)]
+pub(super) struct InlineOrder {
+    last: Option<BackRef>,
+    /// The last one's, once it was needed: it costs a few checksums, and nearly every item has only
+    /// one reference.
+    last_sequence: Option<u64>,
+}
+
+impl InlineOrder {
+    /// Whether this reference may follow the one before.
+    pub(super) fn check_next(&mut self, next: BackRef) -> Option<DiskFault> {
+        let last_sequence = self.last_sequence.take();
+        let last = self.last.replace(next)?;
         let ref_type = next.item_type();
-        let out_of_order = last.item_type() > ref_type
-            || (last.item_type() == ref_type && last.sequence() < next.sequence());
-        out_of_order.then_some(DiskFault::InlineRefOrder { ref_type })
+        let is_out_of_order = match last.item_type().cmp(&ref_type) {
+            Ordering::Less => false,
+            Ordering::Greater => true,
+            Ordering::Equal => {
+                let sequence = next.sequence();
+                self.last_sequence = Some(sequence);
+                last_sequence.unwrap_or_else(|| last.sequence()) < sequence
+            }
+        };
+        is_out_of_order.then_some(DiskFault::InlineRefOrder { ref_type })
     }
 }
 

@@ -90,6 +90,7 @@ fn slot(notice: &Notice) -> Option<FsSlot> {
         Notice::WaitingForMount { fs }
         | Notice::Mounted { fs, .. }
         | Notice::WaitingForCommit { fs, .. }
+        | Notice::Named { fs, .. }
         | Notice::Seeding { fs, .. }
         | Notice::Seeded { fs, .. }
         | Notice::Blind { fs, .. }

@@ -57,6 +57,9 @@ impl Label {
                 uuid!("cedeb04dab914f30818f4e847acf456d"),
                 Priority::Info,
             ),
+            Notice::Named { .. } => {
+                Self::new("named", uuid!("07ed133dfcb94bf8aaaace45148b484c"), Priority::Info)
+            }
             Notice::Seeding { .. } => {
                 Self::new("seeding", uuid!("27492c7c7fae4292a796f0eb653f2490"), Priority::Info)
             }

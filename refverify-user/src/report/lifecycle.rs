@@ -25,6 +25,7 @@ pub(super) fn line(notice: &Notice, watched: &Watched) -> Option<String> {
             "{}: part of transaction {generation} may have been missed; its commit is waited for",
             device(fs)
         ),
+        Notice::Named { fs, fsid } => format!("{}: it is {fsid}", device(fs)),
         Notice::Seeding { fs, fsid, generation, .. } => {
             format!("{}: reading the extent tree of {fsid}, generation {generation}", device(fs))
         }

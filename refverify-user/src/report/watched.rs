@@ -60,7 +60,9 @@ impl Watched {
             }
             // Another file system may have been made there since; what it is was not read yet.
             Notice::Mounted { fs, .. } => self.set_fsid(*fs, None),
-            Notice::Seeding { fs, fsid, .. } => self.set_fsid(*fs, Some(*fsid)),
+            Notice::Named { fs, fsid } | Notice::Seeding { fs, fsid, .. } => {
+                self.set_fsid(*fs, Some(*fsid));
+            }
             _ => {}
         }
     }

@@ -382,6 +382,12 @@ impl FileSystem {
         Ok(())
     }
 
+    /// Its fsid is known, without a reading of its tree.
+    fn learn_fsid(&mut self, fsid: Uuid, fx: &mut Effects) {
+        self.fsid = Some(fsid);
+        fx.notices.push(Notice::Named { fs: self.slot, fsid });
+    }
+
     fn tell_given_up(&mut self, fx: &mut Effects) {
         let news = self.giving_up.news(&self.ledger.kept());
         fx.notices.extend(news.into_iter().map(|what| Notice::GaveUp { fs: self.slot, what }));

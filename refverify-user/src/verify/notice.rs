@@ -33,6 +33,14 @@ pub enum Notice {
         /// The first generation that can be used.
         generation: u64,
     },
+    /// What is mounted has this fsid: it is known from the mount before, or the seed that was mounted
+    /// has sprouted.
+    Named {
+        /// Which.
+        fs: FsSlot,
+        /// Its fsid, as on disk.
+        fsid: Uuid,
+    },
     /// The extent tree is being read. Told when reading starts, when it goes on at a newer
     /// generation, and now and then for progress.
     Seeding {

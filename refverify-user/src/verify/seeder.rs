@@ -37,7 +37,7 @@ pub(crate) enum Progress {
     /// Something in the tree is wrong.
     Wrong { generation: u64, finding: DiskFinding },
     /// A device failed to give what could be had elsewhere.
-    MirrorFailed(MirrorFault),
+    MirrorFailed(Box<MirrorFault>),
     /// The disk is at `durable`, which is too old: the next commit is waited for.
     Waits { durable: u64 },
     /// The superblock went back to an older generation.
@@ -87,6 +87,14 @@ impl Seeder {
     /// Takes the answer to a request.
     pub(crate) fn answer(&mut self, id: u64, data: Result<Bytes, BlockError>) {
         self.reader.answer(id, data.map_err(ReadFailure::new));
+    }
+
+    /// Takes back what was read and is of no more use: what comes next takes its memory.
+    pub(crate) fn reuse(&mut self, mut extents: Vec<DiskExtent>) {
+        extents.drain(..).for_each(|extent| self.reader.reuse(extent));
+        if self.ahead.capacity() == 0 {
+            self.ahead = extents;
+        }
     }
 
     /// A superblock newer than the last one is on disk.

@@ -180,9 +180,9 @@ fn take_step(step: ReaderStep, told: &mut Told) {
             told.ranges.push((from..upto_bytenr, generation));
         }
         ReaderStep::Unchanged { range, generation } => told.unchanged.push((range, generation)),
-        ReaderStep::MirrorFailed(fault) => told.failed_mirrors.push(fault),
+        ReaderStep::MirrorFailed(fault) => told.failed_mirrors.push(*fault),
         ReaderStep::TooOld { generation } => told.too_old = Some(generation),
-        ReaderStep::Failed(error) => told.failed = Some(error),
+        ReaderStep::Failed(error) => told.failed = Some(*error),
         ReaderStep::Done { generation } => told.done = Some(generation),
     }
 }

@@ -288,6 +288,7 @@ pub(crate) fn life_cycle() -> Vec<Notice> {
         seeding(0),
         seeding(50),
         seeding(600),
+        Notice::Named { fs, fsid: FSID },
         Notice::Seeded { fs, first_generation: 40, generation: 46, extents: 1 },
         Notice::Blind { fs, cause: BlindCause::Lost(loss), verified_upto: 97 },
         Notice::Blind { fs, cause: WRITES_DROPPED, verified_upto: 97 },

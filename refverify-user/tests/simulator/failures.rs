@@ -1,7 +1,7 @@
 //! Failures in the life of a file system: what the superblock on disk says is what counts.
 
 use refverify_user::{
-    btrfs::Action,
+    btrfs::{Action, RefKey},
     feed::{FsSlot, ToVerifier},
     verify::{BlindCause, Notice, Span},
 };
@@ -190,5 +190,57 @@ fn an_older_file_system_that_comes_back_is_read_whole() {
         let summary = world.finish();
         assert!(!summary.has_findings(), "seed {seed}: {:?}", world.findings());
         assert!(!summary.has_gaps(), "seed {seed}: {summary:?}");
+    }
+}
+
+/// The mount is told before any device has said what became of the last transaction.
+#[test]
+fn what_a_crash_undid_is_not_known_in_the_mount_that_follows_at_once() {
+    for seed in seeds().step_by(10) {
+        let mut world = watched_world(seed);
+        world.settle();
+        for _ in 0..100 {
+            world.change();
+        }
+        world.drain();
+        world.unmount();
+        let disk = world.disk();
+        world.mount(disk);
+        world.drain();
+        // All of it is read before the transaction of the same number commits.
+        world.answer_all();
+        assert_ledger_equals_the_file_system(&mut world, seed);
+        let summary = world.finish();
+        assert!(!summary.has_findings(), "seed {seed}: {:?}", world.findings());
+    }
+}
+
+/// From one image two histories go on, with a leaf of the same place and generation that is not the
+/// same.
+#[test]
+fn what_was_met_in_one_mount_is_not_taken_for_unchanged_in_the_next() {
+    for seed in seeds().step_by(10) {
+        let mut world = watched_world(seed);
+        world.settle();
+        let old = world.disk();
+        let (bytenr, _) = world.shared_data_extent().expect("there are many");
+        let here = world.model.add_ref(bytenr, RefKey::data(5, 0, 998, 0));
+        world.emit(here);
+        // After the loss the leaf is read, and remembered.
+        world.lose(1);
+        world.settle();
+        // In the midst of a transaction: nothing is kept for a mount that goes on from there.
+        for _ in 0..10 {
+            world.change();
+        }
+        world.drain();
+        world.crash();
+        let elsewhere = world.worked_on_elsewhere(old, |world| {
+            world.model.add_ref(bytenr, RefKey::data(5, 0, 999, 0));
+        });
+        world.mount(elsewhere);
+        assert_ledger_equals_the_file_system(&mut world, seed);
+        let summary = world.finish();
+        assert!(!summary.has_findings(), "seed {seed}: {:?}", world.findings());
     }
 }

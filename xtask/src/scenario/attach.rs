@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     build,
+    command::text,
     vm::{self, GUEST_ALIAS, GUEST_NAME, Guest, Link},
 };
 use anyhow::{Context, Result, bail, ensure};
@@ -236,10 +237,6 @@ pub(super) fn boot(place: &Place) -> Result<Option<Guest>> {
         return Ok(None);
     }
     Guest::boot(place.dir(), &build::static_xtask_file(), &place.monitor).map(Some)
-}
-
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().context("a path is not UTF-8")
 }
 
 /// The ledger here and the disk there, while the guest's work goes on in between.

@@ -4,20 +4,20 @@
 use std::{
     collections::BTreeSet,
     fs,
-    path::Path,
     process::Child,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Result, bail, ensure};
+use rustix::process::Signal;
 
 use super::{
     Outcome, Place,
     compare::Frozen,
-    monitor::{self, Monitor},
+    monitor::{self, Monitor, signal},
     scratch::Scratch,
+    used::Sectors,
     workload::{Balances, Random, Workload},
 };
 
@@ -98,26 +98,14 @@ fn one(place: &Place, scratch: &Scratch, chance: &mut Chance, round: u64) -> Res
 /// While the file system is frozen, whatever is written would be the monitor's.
 fn nothing_is_written(place: &Place, scratch: &Scratch, chance: &mut Chance) -> Result<()> {
     let frozen = Frozen::freeze(scratch)?;
-    let before = sectors_written(&scratch.device)?;
+    let before = Sectors::moved(&scratch.device)?.written;
     for round in 0..8 {
         one(place, scratch, chance, round)?;
     }
-    let after = sectors_written(&scratch.device)?;
+    let after = Sectors::moved(&scratch.device)?.written;
     drop(frozen);
     ensure!(before == after, "{} sectors were written to a frozen file system", after - before);
     Ok(())
-}
-
-/// The seventh number of `/sys/class/block/NAME/stat` (kernel: `Documentation/block/stat.rst`).
-fn sectors_written(device: &Path) -> Result<u64> {
-    let name = device.file_name().context("a device has a name")?;
-    let stat = fs::read_to_string(Path::new("/sys/class/block").join(name).join("stat"))?;
-    Ok(stat.split_whitespace().nth(6).context("a short stat")?.parse()?)
-}
-
-fn signal(child: &Child, signal: Signal) -> Result<()> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    Ok(kill_process(pid.context("a child has a process id")?, signal)?)
 }
 
 /// Numbers of eBPF objects; none is used twice while the kernel runs.

@@ -1,8 +1,6 @@
 //! What watching costs a guest: the same work in one VM without a monitor, with a monitor in the
 //! guest, and with a monitor outside that is attached to it, in turns.
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
 
 use super::{
@@ -11,7 +9,10 @@ use super::{
     bench_path::median,
     monitor::Monitor,
 };
-use crate::vm::{GUEST_NAME, Guest};
+use crate::{
+    command::text,
+    vm::{GUEST_NAME, Guest},
+};
 
 /// Rounds of all three ways; the medians are shown.
 const ROUNDS: usize = 3;
@@ -56,7 +57,7 @@ fn with_monitor_inside(guest: &Guest, way: &mut Way) -> Result<()> {
 }
 
 fn with_monitor_outside(place: &Place, guest: &Guest, way: &mut Way) -> Result<()> {
-    let config = path(&guest.ssh_config)?;
+    let config = text(&guest.ssh_config)?;
     let arguments = ["attach", "--ssh-config", config, GUEST_NAME, DISK];
     let mut monitor = Monitor::start_with(place, &arguments)?;
     monitor.wait_for("seeded")?;
@@ -68,10 +69,6 @@ fn with_monitor_outside(place: &Place, guest: &Guest, way: &mut Way) -> Result<(
     way.watcher.push(cpu(AGENT)? - before.0);
     way.carrier.push(cpu(CARRIER)? - before.1);
     monitor.stop()?.expect_clean()
-}
-
-fn path(path: &Path) -> Result<&str> {
-    path.to_str().context("a path is not UTF-8")
 }
 
 fn seconds(guest: &Guest, what: &str) -> Result<f64> {

@@ -9,13 +9,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{ioctl_ficlone, syncfs};
+use rustix::fs::ioctl_ficlone;
 
 use super::{
-    Outcome, Place,
-    compare::{Frozen, compare},
-    monitor::Monitor,
-    scratch::Scratch,
+    Outcome, Place, compare::compare, field::sync, monitor::Monitor, scratch::Scratch,
+    used::Sectors,
 };
 
 /// Sizes of the file system, in files of one extent each.
@@ -67,9 +65,7 @@ fn measure(place: &Place, files: u64) -> Result<()> {
     let first = at.stop()?;
     for (losses, share) in (1..).zip(SHARES) {
         let cost = resync(&scratch, &mut monitor, files * share / 100, losses)?;
-        let frozen = Frozen::freeze(&scratch)?;
         compare(&scratch, &mut monitor)?;
-        drop(frozen);
         println!(
             "| {files} | {share} % | {} | {} | {:.2} | {:.2} |",
             cost.blocks, first.blocks, cost.seconds, first.seconds
@@ -118,10 +114,6 @@ fn write(scratch: &Scratch, files: u64) -> Result<()> {
     Ok(())
 }
 
-fn sync(scratch: &Scratch) -> Result<()> {
-    Ok(syncfs(File::open(&scratch.mount_point)?)?)
-}
-
 /// What is read from a device meanwhile; the kernel has all that it needs in its cache.
 struct Meter<'a> {
     device: &'a Path,
@@ -131,19 +123,12 @@ struct Meter<'a> {
 
 impl<'a> Meter<'a> {
     fn start(device: &'a Path) -> Result<Self> {
-        Ok(Self { device, start: Instant::now(), sectors: sectors_read(device)? })
+        Ok(Self { device, start: Instant::now(), sectors: Sectors::moved(device)?.read })
     }
 
     fn stop(self) -> Result<Cost> {
         let seconds = self.start.elapsed().as_secs_f64();
-        let sectors = sectors_read(self.device)? - self.sectors;
+        let sectors = Sectors::moved(self.device)?.read - self.sectors;
         Ok(Cost { blocks: sectors * 512 / NODE_LEN_BYTES, seconds })
     }
-}
-
-/// The third number of `/sys/class/block/NAME/stat` (kernel: `Documentation/block/stat.rst`).
-fn sectors_read(device: &Path) -> Result<u64> {
-    let name = device.file_name().context("a device has a name")?;
-    let stat = fs::read_to_string(Path::new("/sys/class/block").join(name).join("stat"))?;
-    Ok(stat.split_whitespace().nth(2).context("a short stat")?.parse()?)
 }

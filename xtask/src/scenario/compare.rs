@@ -14,7 +14,7 @@ use super::{
     oracle::{self, Extents, Ledger},
     scratch::Scratch,
 };
-use crate::command::run;
+use crate::command::{run, text};
 
 /// Differences that an error message shows, at most.
 const SHOWN_MAX: usize = 20;
@@ -77,8 +77,8 @@ pub(crate) fn read_raw(device: &Path) -> Result<Raw> {
 }
 
 fn read_raw_by(btrfs: &Path, device: &Path) -> Result<Raw> {
-    let btrfs = btrfs.to_str().context("a program's path is not UTF-8")?;
-    let name = device.to_str().context("a device's name is not UTF-8")?;
+    let btrfs = text(btrfs)?;
+    let name = text(device)?;
     flush(device)?;
     let Superblock { generation, node_len_bytes } = superblock(device)?;
     let dump = run(btrfs, &["inspect-internal", "dump-tree", "-t", "extent", name])?;
@@ -88,7 +88,7 @@ fn read_raw_by(btrfs: &Path, device: &Path) -> Result<Raw> {
 /// Empties the page cache of a device, past which the kernel writes, and through which all readers
 /// here go.
 pub(crate) fn flush(device: &Path) -> Result<()> {
-    let name = device.to_str().context("a device's name is not UTF-8")?;
+    let name = text(device)?;
     run("blockdev", &["--flushbufs", name]).map(drop)
 }
 
@@ -101,7 +101,7 @@ pub(crate) struct Superblock {
 /// Reads the primary superblock. On a zoned device it is in a log, where btrfs-progs finds it.
 pub(crate) fn superblock(device: &Path) -> Result<Superblock> {
     if is_zoned(device) {
-        let name = device.to_str().context("a device's name is not UTF-8")?;
+        let name = text(device)?;
         let dump = run("btrfs", &["inspect-internal", "dump-super", name])?;
         let field = |field: &str| -> Result<u64> {
             let mut lines = dump.lines().map(str::split_whitespace);
@@ -126,13 +126,14 @@ pub(crate) fn is_zoned(device: &Path) -> bool {
     zoned.is_ok_and(|zoned| zoned.trim() != "none")
 }
 
-/// Compares while the caller keeps the file system frozen. Gives the number of extents.
+/// Freezes the file system and compares. Gives the number of extents.
 pub(crate) fn compare(scratch: &Scratch, monitor: &mut Monitor) -> Result<usize> {
     compare_nth(scratch, monitor, 0)
 }
 
 /// The same of the file system with that place in the monitor's command line.
 pub(crate) fn compare_nth(scratch: &Scratch, monitor: &mut Monitor, slot: usize) -> Result<usize> {
+    let _frozen = Frozen::freeze(scratch)?;
     let ledger = oracle::parse_ledger_of(&monitor.dump_ledger()?, slot)?;
     ensure!(
         ledger.state == "live",
@@ -145,6 +146,7 @@ pub(crate) fn compare_nth(scratch: &Scratch, monitor: &mut Monitor, slot: usize)
 
 /// The same; nothing while the monitor does not judge events.
 pub(crate) fn compare_if_live(scratch: &Scratch, monitor: &mut Monitor) -> Result<Option<usize>> {
+    let _frozen = Frozen::freeze(scratch)?;
     let ledger = oracle::parse_ledger(&monitor.dump_ledger()?)?;
     if ledger.state == "live" { compare_with(&ledger, scratch).map(Some) } else { Ok(None) }
 }

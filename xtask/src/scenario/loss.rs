@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     Outcome, Place,
-    compare::{Frozen, compare_if_live},
+    compare::compare_if_live,
     monitor::{Monitor, STATUS_COVERAGE_LOST, of_type},
     scratch::Scratch,
     workload::{Balances, Workload},
@@ -65,9 +65,7 @@ pub(super) fn compare_when_live(
         ensure!(Instant::now() < end, "it did not come back to verifying");
         workload.work(OPERATIONS, LIMIT)?;
         workload.pause_balance()?;
-        let frozen = Frozen::freeze(scratch)?;
         let extents = compare_if_live(scratch, monitor)?;
-        drop(frozen);
         workload.resume_balance();
         if let Some(extents) = extents {
             return Ok(extents);

@@ -26,6 +26,7 @@ mod honest;
 mod journal;
 mod life;
 mod loss;
+mod missed;
 mod monitor;
 mod oracle;
 mod planted;
@@ -33,6 +34,8 @@ mod progs;
 mod replay;
 mod scratch;
 mod soak;
+mod used;
+mod watched;
 mod workload;
 mod zoned;
 
@@ -100,6 +103,12 @@ const SCENARIOS: &[Scenario] = &[
         about: "events are lost again and again, and the ledger is exact after each time",
         tested: Tested::HereOnly,
         run: loss::run,
+    },
+    Scenario {
+        name: "missed",
+        about: "kprobes are missed in silence: the second count shows it, and it is exact again",
+        tested: Tested::Everywhere,
+        run: missed::run,
     },
     Scenario {
         name: "burst",

@@ -240,7 +240,8 @@ pub(crate) fn dump_ledger(child: &mut Child, path: &Path) -> Result<String> {
     fs::read_to_string(path).context("cannot read the ledger's dump")
 }
 
-fn signal(child: &Child, signal: Signal) -> Result<()> {
+/// Signals a monitor.
+pub(crate) fn signal(child: &Child, signal: Signal) -> Result<()> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     kill_process(pid.context("a child has a process id")?, signal)
         .context("cannot signal the monitor")

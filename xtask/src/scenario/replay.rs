@@ -17,7 +17,7 @@ use super::{
     scratch::Scratch,
     workload::{Balances, Workload},
 };
-use crate::command::{self, Finished};
+use crate::command::{self, Finished, text};
 
 /// How long a replay may take.
 const LIMIT: Duration = Duration::from_mins(5);
@@ -34,7 +34,7 @@ pub(super) fn local(place: &Place) -> Result<Outcome> {
     scratch.mkfs(&[])?;
     scratch.mount()?;
     let recording = place.dir().join("recording");
-    let name = recording.to_str().context("a path is not UTF-8")?;
+    let name = text(&recording)?;
     let mut workload = Workload::start(&scratch.mount_point, 5, Balances::None)?;
     let mut monitor = Monitor::start(place, scratch.device_name(), &["--audit", "--record", name])?;
     monitor.wait_for("seeded")?;

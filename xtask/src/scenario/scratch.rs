@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::Place;
-use crate::command::run;
+use crate::command::{run, text};
 
 /// A block device of ours, perhaps with a mounted btrfs on it.
 pub(crate) struct Scratch {
@@ -102,7 +102,7 @@ impl Scratch {
         let new = self.add_loop(place, "new-image", len_bytes)?;
         let old = std::mem::replace(&mut self.device, new);
         self.loops.retain(|device| *device != old);
-        let old = old.to_str().context("device names are ASCII")?;
+        let old = text(&old)?;
         let args = ["replace", "start", "-B", "-f", old, self.device_name(), self.mount_name()];
         run("btrfs", &args)?;
         run("losetup", &["--detach", old]).map(drop)
@@ -191,16 +191,13 @@ impl Drop for Scratch {
 }
 
 /// A loop device of a new sparse file.
-fn loop_device(image: &Path, len_bytes: u64) -> Result<PathBuf> {
+pub(crate) fn loop_device(image: &Path, len_bytes: u64) -> Result<PathBuf> {
     File::create(image)?.set_len(len_bytes)?;
     attach(image)
 }
 
-fn attach(image: &Path) -> Result<PathBuf> {
+/// A loop device of a file that is there, which may itself be a block device.
+pub(crate) fn attach(image: &Path) -> Result<PathBuf> {
     let device = run("losetup", &["--find", "--show", text(image)?])?;
     Ok(PathBuf::from(device.trim()))
-}
-
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().context("the working directory's path is not UTF-8")
 }

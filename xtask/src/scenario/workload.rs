@@ -21,7 +21,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{FallocateFlags, copy_file_range, fallocate, ioctl_ficlone};
 
-use crate::command::{self, LIMIT, run};
+use crate::command::{self, LIMIT, run, text};
 
 /// Files that a writer juggles.
 const FILES: u64 = 150;
@@ -398,8 +398,4 @@ impl Random {
             sector[..len].copy_from_slice(&word[..len]);
         }
     }
-}
-
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().context("a path is not UTF-8")
 }

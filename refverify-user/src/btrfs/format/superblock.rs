@@ -120,7 +120,15 @@ pub struct Superblock {
     pub label: Vec<u8>,
 }
 
+/// `BTRFS_SUPER_FLAG_SEEDING`.
+const SEEDING: u64 = 1 << 32;
+
 impl Superblock {
+    /// Whether others are based on the file system, which is never written itself.
+    pub const fn is_seed(&self) -> bool {
+        self.super_flags & SEEDING != 0
+    }
+
     /// Reads a superblock from the bytes at [`SUPERBLOCK_OFFSET`] of a device.
     ///
     /// Features are not judged here: see [`check`](super::check).

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use super::ReaderStep;
 use crate::btrfs::{
-    DiskExtent, RefKey,
-    checks::{self, CheckContext, DiskFault, DiskFinding},
+    DiskExtent, ExtentKind, RefKey,
+    checks::{self, CheckContext, DiskFault, DiskFinding, InlineOrder},
     format::{BackRef, ExtentItem, Item, item_type, parse_keyed_ref},
 };
 
@@ -21,15 +21,25 @@ struct Place {
 
 /// All that is known so far of one bytenr. It is told only once the next bytenr begins, so
 /// that nothing is told twice when the reader has to read this bytenr again.
+///
+/// The extent stays where it is until it is told: it is large, and moving it costs as much as
+/// looking at it.
 #[derive(Debug)]
 struct OpenExtent {
-    bytenr: u64,
     extent: Option<(DiskExtent, Place)>,
-    findings: Vec<DiskFinding>,
-    findings_left_out: u64,
-    /// Something was left out, so that sums mean nothing.
-    is_partial: bool,
     inline_sum: u64,
+    findings: Findings,
+}
+
+/// What is wrong with one bytenr.
+#[derive(Debug)]
+struct Findings {
+    bytenr: u64,
+    list: Vec<DiskFinding>,
+    /// So many more were found than are listed.
+    left_out: u64,
+    /// Something of the extent was left out, so that sums mean nothing.
+    is_partial: bool,
 }
 
 /// So many lists of references are kept for the next extents; a leaf has fewer.
@@ -81,7 +91,7 @@ impl Assembler {
 
     /// The bytenr of which more may come.
     pub(super) fn open_bytenr(&self) -> Option<u64> {
-        self.open.as_ref().map(|open| open.bytenr)
+        self.open.as_ref().map(|open| open.findings.bytenr)
     }
 
     /// Takes the next item.
@@ -97,17 +107,18 @@ impl Assembler {
                 open.add_extent(&self.context, item, place, refs);
             }
             item_type::BLOCK_GROUP_ITEM => {}
-            item_type::EXTENT_REF_V0 => open.leave_out(place, DiskFault::OldKeyedRef),
+            item_type::EXTENT_REF_V0 => open.findings.leave_out(place, DiskFault::OldKeyedRef),
             other => match parse_keyed_ref(item.key, item.body) {
                 Some(Ok(back_ref)) => open.add_keyed_ref(&self.context, &back_ref, place),
                 Some(Err(reason)) => {
-                    open.leave_out(place, DiskFault::BadKeyedRef { reason });
+                    open.findings.leave_out(place, DiskFault::BadKeyedRef { reason });
                 }
                 None => {
                     let (word, bit) = (usize::from(other >> 7), 1 << (other & 127));
                     if self.unknown_types[word] & bit == 0 {
                         self.unknown_types[word] |= bit;
-                        open.find(place, DiskFault::UnknownItemType { item_type: other });
+                        let fault = DiskFault::UnknownItemType { item_type: other };
+                        open.findings.add(place, fault);
                     }
                 }
             },
@@ -123,46 +134,24 @@ impl Assembler {
 
     /// Tells what is open, the extent first and then what is wrong with it.
     pub(super) fn close(&mut self, steps: &mut VecDeque<ReaderStep>) {
-        // In its place: an extent is large, and moving it costs as much as looking at it.
         let Some(open) = &mut self.open else { return };
-        if let Some((extent, place)) = open.extent.take() {
-            open.check_whole(&extent, place, self.previous);
+        if let Some((extent, place)) = &open.extent {
+            let found = &mut open.findings;
+            check_whole(extent, *place, open.inline_sum, self.previous, found);
             self.previous = Some((extent.bytenr, extent.len_bytes));
+        }
+        if let Some((extent, _)) = open.extent.take() {
             steps.push_back(ReaderStep::Extent(extent));
         }
-        steps.extend(open.findings.drain(..).map(ReaderStep::Finding));
+        steps.extend(open.findings.list.drain(..).map(ReaderStep::Finding));
         self.open = None;
     }
 }
 
 impl OpenExtent {
     fn new(bytenr: u64) -> Self {
-        Self {
-            bytenr,
-            extent: None,
-            findings: Vec::new(),
-            findings_left_out: 0,
-            is_partial: false,
-            inline_sum: 0,
-        }
-    }
-
-    fn find(&mut self, place: Place, fault: DiskFault) {
-        let Place { leaf, slot } = place;
-        let finding = DiskFinding { fault, bytenr: self.bytenr, leaf, slot };
-        if self.findings.len() < FINDINGS_PER_EXTENT_MAX {
-            self.findings.push(finding);
-            return;
-        }
-        self.findings_left_out += 1;
-        let fault = DiskFault::More { count: self.findings_left_out };
-        self.findings.truncate(FINDINGS_PER_EXTENT_MAX);
-        self.findings.push(DiskFinding { fault, ..finding });
-    }
-
-    fn leave_out(&mut self, place: Place, fault: DiskFault) {
-        self.is_partial = true;
-        self.find(place, fault);
+        let findings = Findings { bytenr, list: Vec::new(), left_out: 0, is_partial: false };
+        Self { extent: None, inline_sum: 0, findings }
     }
 
     fn add_extent(
@@ -172,15 +161,16 @@ impl OpenExtent {
         place: Place,
         refs: Vec<(RefKey, u32)>,
     ) {
+        let found = &mut self.findings;
         if self.extent.is_some() {
-            return self.leave_out(place, DiskFault::SecondExtentItem);
+            return found.leave_out(place, DiskFault::SecondExtentItem);
         }
         let parsed = match ExtentItem::parse(item.key, item.body, context.nodesize) {
             Ok(parsed) => parsed,
-            Err(reason) => return self.leave_out(place, DiskFault::BadExtentItem { reason }),
+            Err(reason) => return found.leave_out(place, DiskFault::BadExtentItem { reason }),
         };
-        let mut extent = DiskExtent {
-            bytenr: self.bytenr,
+        let extent = DiskExtent {
+            bytenr: found.bytenr,
             len_bytes: parsed.len_bytes,
             kind: parsed.kind,
             total_refs: parsed.total_refs,
@@ -188,78 +178,104 @@ impl OpenExtent {
             owner_root: None,
             refs,
         };
-        context.check_form(item.key.item_type, &parsed, |kind| self.find(place, kind));
-        context.check_item(&extent, |kind| self.find(place, kind));
-        let mut last = None;
+        let (extent, _) = self.extent.insert((extent, place));
+        context.check_form(item.key.item_type, &parsed, |fault| found.add(place, fault));
+        context.check_item(extent, |fault| found.add(place, fault));
+        let mut order = InlineOrder::default();
         for back_ref in parsed.inline {
             let back_ref = match back_ref {
                 Ok(back_ref) => back_ref,
                 Err(reason) => {
-                    self.leave_out(place, DiskFault::BadInlineRef { reason });
+                    found.leave_out(place, DiskFault::BadInlineRef { reason });
                     break;
                 }
             };
-            if let Some(kind) = CheckContext::check_order(last.as_ref(), &back_ref) {
-                self.find(place, kind);
+            if let Some(fault) = order.check_next(back_ref) {
+                found.add(place, fault);
             }
-            self.add_ref(context, &mut extent, &back_ref, place);
-            last = Some(back_ref);
+            add_ref(context, extent, &back_ref, place, found);
         }
         self.inline_sum = checks::sum_of_counts(&extent.refs);
-        self.extent = Some((extent, place));
     }
 
     fn add_keyed_ref(&mut self, context: &CheckContext, back_ref: &BackRef, place: Place) {
-        let Some((mut extent, extent_place)) = self.extent.take() else {
+        if let Some((extent, _)) = &mut self.extent {
+            add_ref(context, extent, back_ref, place, &mut self.findings);
+        } else {
             let ref_type = back_ref.item_type();
-            return self.leave_out(place, DiskFault::KeyedRefWithoutExtent { ref_type });
-        };
-        self.add_ref(context, &mut extent, back_ref, place);
-        self.extent = Some((extent, extent_place));
-    }
-
-    fn add_ref(
-        &mut self,
-        context: &CheckContext,
-        extent: &mut DiskExtent,
-        back_ref: &BackRef,
-        place: Place,
-    ) {
-        let ref_type = back_ref.item_type();
-        match (back_ref.of_kind(extent.kind), *back_ref, extent.kind) {
-            (Some((key, count)), ..) => {
-                if let Some(kind) = context.check_ref(key, back_ref) {
-                    self.find(place, kind);
-                }
-                extent.refs.push((key, count));
-            }
-            (None, BackRef::Owner { root }, crate::btrfs::ExtentKind::Data) => {
-                if !context.has_simple_quota {
-                    self.find(place, DiskFault::OwnerWithoutSimpleQuota);
-                }
-                extent.owner_root = Some(root);
-            }
-            _ => self.leave_out(place, DiskFault::RefOfOtherKind { ref_type }),
+            self.findings.leave_out(place, DiskFault::KeyedRefWithoutExtent { ref_type });
         }
     }
+}
 
-    /// What can be said only once every reference is there.
-    fn check_whole(&mut self, extent: &DiskExtent, place: Place, previous: Option<(u64, u64)>) {
-        if let Some((previous, previous_len_bytes)) = previous
-            && previous.saturating_add(previous_len_bytes) > extent.bytenr
-        {
-            self.find(place, DiskFault::OverlapsPrevious { previous, previous_len_bytes });
+impl Findings {
+    fn add(&mut self, place: Place, fault: DiskFault) {
+        let Place { leaf, slot } = place;
+        let finding = DiskFinding { fault, bytenr: self.bytenr, leaf, slot };
+        if self.list.len() < FINDINGS_PER_EXTENT_MAX {
+            self.list.push(finding);
+            return;
         }
-        for key in checks::duplicates(&extent.refs) {
-            self.find(place, DiskFault::DuplicateRef { key });
+        self.left_out += 1;
+        let fault = DiskFault::More { count: self.left_out };
+        self.list.truncate(FINDINGS_PER_EXTENT_MAX);
+        self.list.push(DiskFinding { fault, ..finding });
+    }
+
+    fn leave_out(&mut self, place: Place, fault: DiskFault) {
+        self.is_partial = true;
+        self.add(place, fault);
+    }
+}
+
+fn add_ref(
+    context: &CheckContext,
+    extent: &mut DiskExtent,
+    back_ref: &BackRef,
+    place: Place,
+    found: &mut Findings,
+) {
+    match (back_ref.of_kind(extent.kind), *back_ref, extent.kind) {
+        (Some((key, count)), ..) => {
+            if let Some(fault) = context.check_ref(key, back_ref) {
+                found.add(place, fault);
+            }
+            extent.refs.push((key, count));
         }
-        let total = extent.total_refs;
-        let sum = checks::sum_of_counts(&extent.refs);
-        if self.inline_sum > total {
-            let sum = self.inline_sum;
-            self.find(place, DiskFault::InlineRefsExceedTotal { sum, total });
-        } else if sum != total && !self.is_partial {
-            self.find(place, DiskFault::TotalDiffers { sum, total });
+        (None, BackRef::Owner { root }, ExtentKind::Data) => {
+            if !context.has_simple_quota {
+                found.add(place, DiskFault::OwnerWithoutSimpleQuota);
+            }
+            extent.owner_root = Some(root);
         }
+        _ => {
+            let ref_type = back_ref.item_type();
+            found.leave_out(place, DiskFault::RefOfOtherKind { ref_type });
+        }
+    }
+}
+
+/// What can be said only once every reference is there.
+fn check_whole(
+    extent: &DiskExtent,
+    place: Place,
+    inline_sum: u64,
+    previous: Option<(u64, u64)>,
+    found: &mut Findings,
+) {
+    if let Some((previous, previous_len_bytes)) = previous
+        && previous.saturating_add(previous_len_bytes) > extent.bytenr
+    {
+        found.add(place, DiskFault::OverlapsPrevious { previous, previous_len_bytes });
+    }
+    for key in checks::duplicates(&extent.refs) {
+        found.add(place, DiskFault::DuplicateRef { key });
+    }
+    let total = extent.total_refs;
+    let sum = checks::sum_of_counts(&extent.refs);
+    if inline_sum > total {
+        found.add(place, DiskFault::InlineRefsExceedTotal { sum: inline_sum, total });
+    } else if sum != total && !found.is_partial {
+        found.add(place, DiskFault::TotalDiffers { sum, total });
     }
 }

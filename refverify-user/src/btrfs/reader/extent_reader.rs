@@ -239,7 +239,8 @@ impl ExtentReader {
             Answer::Confirmation(data) => {
                 let superblock = data.ok().and_then(|data| Superblock::parse(&data).ok());
                 let confirmed = self.mirrors.confirm(superblock.map(|it| it.generation));
-                self.steps.extend(confirmed.into_iter().map(ReaderStep::MirrorFailed));
+                self.steps
+                    .extend(confirmed.into_iter().map(Box::new).map(ReaderStep::MirrorFailed));
             }
             Answer::Block(read) => self.take_block(read),
         }
@@ -376,6 +377,6 @@ impl ExtentReader {
     fn fail(&mut self, error: ReaderError) {
         self.stage = Stage::Ended;
         self.reads.forget_all();
-        self.steps.push_back(ReaderStep::Failed(error));
+        self.steps.push_back(ReaderStep::Failed(Box::new(error)));
     }
 }

@@ -50,6 +50,8 @@ impl fmt::Display for MirrorFault {
 /// The [`ReaderStep::Extent`]s and their findings are in the order of their bytenr, and each
 /// bytenr is told once. A [`ReaderStep::Generation`] begins where the last
 /// [`ReaderStep::Complete`] ended.
+///
+/// What is rare and large is boxed: there is a step for each extent, and it is moved a few times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReaderStep {
     /// Everything from `from_bytenr` on will be read at this generation or a newer one.
@@ -83,14 +85,14 @@ pub enum ReaderStep {
     },
     /// A device failed to give a block that could be had all the same. A warning, told once for
     /// each device; it means nothing for what was read.
-    MirrorFailed(MirrorFault),
+    MirrorFailed(Box<MirrorFault>),
     /// The superblock is older than wanted: wait for a commit, then [`ExtentReader::retry`](super::ExtentReader::retry).
     TooOld {
         /// The superblock's generation.
         generation: u64,
     },
     /// Reading has ended before its time. Nothing follows.
-    Failed(ReaderError),
+    Failed(Box<ReaderError>),
     /// The whole range has been read. Nothing follows.
     Done {
         /// The generation at which its last part was read.

@@ -181,9 +181,9 @@ fn body(notice: &Notice, watched: &Watched, delivery: Option<Delivery>) -> Optio
     let fs = |slot: &FsSlot| FileSystemBody::from(watched.name(*slot));
     let body = match notice {
         Notice::Started(hello) => Body::Start(hello.into()),
-        Notice::WaitingForMount { fs: slot } | Notice::Unmounted { fs: slot } => {
-            Body::FileSystem(fs(slot))
-        }
+        Notice::WaitingForMount { fs: slot }
+        | Notice::Named { fs: slot, .. }
+        | Notice::Unmounted { fs: slot } => Body::FileSystem(fs(slot)),
         Notice::Mounted { fs: slot, armed_before } => {
             Body::Mounted(MountedBody { fs: fs(slot), armed_before: *armed_before })
         }

@@ -149,7 +149,9 @@ impl FileSystem {
     /// As after reading everything at the generation that is kept.
     fn go_on_with(&mut self, kept: Kept, gate: &mut Gate, fx: &mut Effects) {
         let Kept { generation, superblock, ledger, known, read_upto, taken_upto } = kept;
-        self.fsid = Superblock::parse(&superblock).ok().map(|it| it.fsid);
+        if let Ok(superblock) = Superblock::parse(&superblock) {
+            self.learn_fsid(superblock.fsid, fx);
+        }
         self.ledger = ledger;
         self.ledger.commit(generation);
         self.known = known;

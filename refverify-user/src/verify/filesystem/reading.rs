@@ -108,6 +108,9 @@ impl FileSystem {
             }
             Progress::Read { range, generation, extents } => {
                 self.ledger.read(range.clone(), generation, &extents);
+                if let Some(seeder) = &mut self.seeder {
+                    seeder.reuse(extents);
+                }
                 self.release(range, generation, gate);
             }
             // Whatever was done there since was undone there since.

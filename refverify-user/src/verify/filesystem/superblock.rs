@@ -140,10 +140,17 @@ impl FileSystem {
         let superblock = answer.data.as_ref().ok().and_then(|data| Superblock::parse(data).ok());
         let is_its = |it: &Superblock| self.fsid.is_none_or(|fsid| fsid == it.fsid);
         let is_named = question.asked == NAMED_DEVICE;
-        if is_watching && is_named && superblock.as_ref().is_some_and(|it| !is_its(it)) {
-            // What is mounted has another name since it was read: a seed has sprouted. Its old
-            // devices keep their old superblocks, so nothing follows from them.
+        if let Some(other) = superblock.as_ref().filter(|it| is_watching && is_named && !is_its(it))
+        {
+            // What is mounted has another fsid since it was read: a seed has sprouted. Its old
+            // devices keep their old superblocks, so nothing follows from them. Else the mount may
+            // be gone, and another one not told yet.
+            let is_sprout = other.generation >= question.signalled && !other.is_seed();
+            let fsid = other.fsid;
             self.check.forget();
+            if is_sprout {
+                self.learn_fsid(fsid, fx);
+            }
             return;
         }
         question.on_disk = question.on_disk.max(superblock.filter(is_its).map(|it| it.generation));

@@ -12,8 +12,8 @@ use std::{
 use super::{
     Extent, RefChange,
     blocks::{first_of, is_beyond},
+    group::{Act, Grave, Group},
     origins::Numbering,
-    runs::{Act, Grave, Group},
     sort::sort_by_bytenr,
 };
 use crate::{

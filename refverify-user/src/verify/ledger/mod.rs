@@ -23,6 +23,7 @@ mod codec;
 mod codes;
 mod context;
 mod extent;
+mod group;
 mod hash;
 mod index;
 mod journal;
@@ -31,6 +32,7 @@ mod packed;
 mod page;
 mod plain;
 mod references;
+mod run;
 mod runs;
 mod shards;
 mod sort;
@@ -255,7 +257,7 @@ pub trait Ledger {
 /// Where that is not so.
 pub fn read_anything(bytes: &[u8]) {
     codec::read_anything(bytes);
-    runs::read_anything(bytes);
+    group::read_anything(bytes);
 }
 
 impl ActionRecord {

@@ -15,8 +15,10 @@ use super::{
     Extent, Judged, Kept, Ledger, Limits, RefChange, Violation,
     blocks::{Blocks, Place},
     bytenr_of, crossing,
+    group::{Grave, Group},
     journal::{Happened, Journal},
-    runs::{Grave, Group, RunBuilder, Runs},
+    run::RunBuilder,
+    runs::Runs,
     sort::sort_by_bytenr,
 };
 use crate::{
@@ -275,7 +277,6 @@ impl PackedLedger {
     /// their bases.
     fn remember(&mut self, generation: u64, run: &mut RunBuilder) -> Vec<(u64, Option<Extent>)> {
         let changes = self.journal.by_bytenr();
-        run.reserve(changes.len());
         let mut group = Group::default();
         let mut bases = Vec::new();
         let mut near = 0;

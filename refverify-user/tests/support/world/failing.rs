@@ -55,13 +55,34 @@ impl World {
         self.answer_all();
     }
 
-    /// Mounts what was on disk once, with the hooks armed.
-    pub(crate) fn mount(&mut self, disk: OnDisk) {
+    /// What is on disk once another machine, on which nobody watches, has done some work and made a
+    /// few commits. Here it is not mounted.
+    pub(crate) fn worked_on_elsewhere(
+        &mut self,
+        disk: OnDisk,
+        work: impl FnOnce(&mut Self),
+    ) -> OnDisk {
+        self.put_back(disk);
+        let armed = std::mem::replace(&mut self.armed, false);
+        work(self);
+        for _ in 0..8 {
+            self.commit_now();
+        }
+        self.armed = armed;
+        self.disk()
+    }
+
+    fn put_back(&mut self, disk: OnDisk) {
         let OnDisk { image, extents, generation } = disk.clone();
         self.image = image;
         self.model.after_crash(extents, generation);
         self.on_disk = Some(disk);
         self.drops_writes = false;
+    }
+
+    /// Mounts what was on disk once, with the hooks armed.
+    pub(crate) fn mount(&mut self, disk: OnDisk) {
+        self.put_back(disk);
         let device = "/dev/simulated".into();
         self.push(ToVerifier::Mount(Mount { fs: FS, device, first_usable_generation: 0 }));
     }

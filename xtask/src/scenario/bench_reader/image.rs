@@ -15,7 +15,11 @@ use rustix::{
 };
 
 use super::synthetic;
-use crate::{command::run, workspace};
+use crate::{
+    command::{run, text},
+    scenario::scratch::attach,
+    workspace,
+};
 
 /// Of the sparse file; what is written of it is metadata, about 1 GiB.
 const LEN_BYTES: u64 = 24 << 30;
@@ -73,14 +77,10 @@ pub(super) fn written(extents: u64) -> Result<PathBuf> {
     Ok(image)
 }
 
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().context("a path is not UTF-8")
-}
-
 fn fill(image: &Path) -> Result<()> {
     let mount_point = tempfile::tempdir()?;
-    let device = run("losetup", &["--find", "--show", text(image)?])?;
-    let device = device.trim();
+    let device = attach(image)?;
+    let device = text(&device)?;
     let filled = run("mkfs.btrfs", &["-q", "-f", "-m", "single", "-d", "single", device])
         .and_then(|_| fill_device(device, mount_point.path()));
     run("losetup", &["--detach", device])?;

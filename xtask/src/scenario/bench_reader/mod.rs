@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::{Outcome, Place, bench_path::median};
-use crate::machine;
+use crate::{command::text, machine};
 
 mod image;
 mod measured;
@@ -39,7 +39,7 @@ struct Row {
 
 pub(super) fn run(place: &Place) -> Result<Outcome> {
     let image = image::cached()?;
-    let image = image.to_str().context("a path is not UTF-8")?;
+    let image = text(&image)?;
     let tree = tree(place, image)?;
     ensure!(tree.extents >= 2e6, "the image has only {} extents", tree.extents);
     let mut check = Row { name: "refverify-monitor check", runs: Vec::new() };
@@ -70,10 +70,8 @@ fn memory(place: &Place) -> Result<()> {
     println!("\nmemory of `check`, on images written by this program:");
     for extents in SIZES {
         let image = image::written(extents)?;
-        let run = measured_cold(
-            image.to_str().context("a path is not UTF-8")?,
-            Command::new(&place.monitor).arg("check").arg(&image),
-        )?;
+        let run =
+            measured_cold(text(&image)?, Command::new(&place.monitor).arg("check").arg(&image))?;
         println!(
             "{extents:10} extents: {:5.2} s, {:5.2} s of CPU, peak {:.1} MiB",
             run.seconds,
@@ -107,7 +105,7 @@ fn measured_cold(image: &str, command: &mut Command) -> Result<Measured> {
     fs::write("/proc/sys/vm/drop_caches", "3").context("cannot drop the caches")?;
     image::read_map(Path::new(image))?;
     let program = Path::new(command.get_program());
-    let program = machine::program(program.to_str().context("a path is not UTF-8")?);
+    let program = machine::program(text(program)?);
     fs::read(program.context("a program that is measured is not there")?)?;
     measure(command)
 }

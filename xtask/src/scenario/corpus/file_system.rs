@@ -3,13 +3,16 @@
 use std::{
     ffi::CString,
     fs::{self, File},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use anyhow::{Context, Result};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use crate::command::run;
+use crate::{
+    command::{run, text},
+    scenario::scratch::attach,
+};
 
 /// Images, the loop devices that they are attached to, and where it is mounted. All of it is
 /// taken down when dropped.
@@ -40,8 +43,7 @@ impl FileSystem {
     }
 
     pub(super) fn attach(&mut self, index: usize) -> Result<()> {
-        let device = run("losetup", &["--find", "--show", text(&self.image(index))?])?;
-        self.loops[index] = Some(PathBuf::from(device.trim()));
+        self.loops[index] = Some(attach(&self.image(index))?);
         Ok(())
     }
 
@@ -104,8 +106,4 @@ impl Drop for FileSystem {
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
-}
-
-pub(super) fn text(path: &Path) -> Result<&str> {
-    path.to_str().context("a path is not UTF-8")
 }

@@ -10,8 +10,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{FallocateFlags, copy_file_range, fallocate, ioctl_ficlone};
 
-use super::file_system::text;
-use crate::scenario::{progs::Progs, workload::Random};
+use crate::{
+    command::text,
+    scenario::{progs::Progs, workload::Random},
+};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;

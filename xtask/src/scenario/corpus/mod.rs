@@ -19,7 +19,7 @@ use super::{
     oracle::{self, Extents},
     progs::Progs,
 };
-use crate::command::{finish, run};
+use crate::command::{finish, run, text};
 
 mod cases;
 mod damage;
@@ -28,7 +28,7 @@ mod fill;
 
 use cases::{CASES, Case, Making};
 use damage::Damage;
-use file_system::{FileSystem, text};
+use file_system::FileSystem;
 
 /// Length of each device: a balance needs room.
 const DEVICE_LEN: u64 = 3 << 30;

@@ -10,7 +10,13 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::LEN_BYTES;
-use crate::{command::run, scenario::compare::flush};
+use crate::{
+    command::run,
+    scenario::{
+        compare::flush,
+        scratch::{attach, loop_device},
+    },
+};
 
 /// How much is copied at a time; a hole is as long.
 const PIECE_BYTES: usize = 64 << 10;
@@ -24,15 +30,14 @@ pub(super) struct Disk {
 impl Disk {
     /// A new, empty one.
     pub(super) fn new(image: PathBuf) -> Result<Self> {
-        File::create(&image)?.set_len(LEN_BYTES)?;
-        Self::of(image)
+        let device = loop_device(&image, LEN_BYTES)?;
+        Ok(Self { image, device })
     }
 
     /// One that has contents already; its image may be a block device.
     pub(super) fn of(image: PathBuf) -> Result<Self> {
-        let name = image.to_str().context("a path is not UTF-8")?;
-        let device = run("losetup", &["--find", "--show", name])?;
-        Ok(Self { image, device: PathBuf::from(device.trim()) })
+        let device = attach(&image)?;
+        Ok(Self { image, device })
     }
 
     /// Its device's path as text.

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use super::{Disk, Outcome, Place, Scratch, compare_frozen, end, work, work_and_sync};
+use super::{Disk, Outcome, Place, Scratch, Watched, work, work_and_sync};
 use crate::scenario::{field::sync, monitor::Monitor};
 
 /// Where the superblock says where the log is (kernel: `struct btrfs_super_block`).
@@ -31,8 +31,16 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
     // With tracepoints what the replay made has to be committed first.
     sync(&scratch)?;
     monitor.wait_for("seeded")?;
-    compare_frozen(&scratch, &mut monitor, "after the replay")?;
-    // What the replay allocated is dropped, shared and overwritten.
+    let mut watched = Watched { monitor, scratch };
+    watched.compare("after the replay")?;
+    change_what_was_replayed(&watched.scratch)?;
+    work_and_sync(&watched.scratch, 3)?;
+    watched.compare("after changes of what was replayed")?;
+    watched.end()
+}
+
+/// What the replay allocated is dropped, shared and overwritten.
+fn change_what_was_replayed(scratch: &Scratch) -> Result<()> {
     for number in 0..10 {
         let name = scratch.path(format!("fsynced{number}"));
         ensure!(fs::metadata(&name)?.len() > 0, "fsynced{number} was not replayed");
@@ -45,12 +53,7 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
             _ => OpenOptions::new().write(true).open(name)?.write_all_at(&[7; 8192], 4096)?,
         }
     }
-    work_and_sync(&scratch, 3)?;
-    compare_frozen(&scratch, &mut monitor, "after changes of what was replayed")?;
-    scratch.unmount()?;
-    monitor.wait_for("unmounted")?;
-    end(monitor, 0, 0)?.expect_clean()?;
-    Ok(Outcome::Passed)
+    Ok(())
 }
 
 /// Makes an image of a file system that was in use: files were fsynced since its last commit.

@@ -6,7 +6,8 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 
 use super::{
-    Disk, Outcome, Place, Scratch, compare_frozen, end, is_read_only, work, work_and_sync,
+    Disk, Outcome, Place, Scratch, begin, end, mounted_again, work, work_and_sync,
+    work_until_read_only,
 };
 use crate::scenario::{
     field::sync,
@@ -15,49 +16,36 @@ use crate::scenario::{
 
 pub(super) fn run(place: &Place) -> Result<Outcome> {
     let disk = Disk::new(place.dir().join("image"))?;
-    let mut scratch = Scratch::on(place, &disk.device)?;
-    scratch.mkfs(&[])?;
-    let mut monitor = Monitor::start(place, disk.name(), &[])?;
-    scratch.mount()?;
-    monitor.wait_for("seeded")?;
-    work_and_sync(&scratch, 1)?;
-    compare_frozen(&scratch, &mut monitor, "before")?;
-    let copy = place.dir().join("copy");
-    disk.copy_to(&copy)?;
-
-    disk.cut_off(4096)?;
-    let mut round = 2;
-    while !is_read_only(&scratch)? {
-        ensure!(round < 20, "the kernel does not notice that its device is gone");
-        let _ = work(&scratch, round);
-        let _ = sync(&scratch);
-        round += 1;
-    }
-    println!("{}", monitor.wait_for("aborted")?);
-    let blind = monitor.wait_for("blind")?;
-    println!("{blind}");
-    ensure!(blind["source"] == "no_superblock", "{blind}");
-    scratch.unmount()?;
-    monitor.wait_for("unmounted")?;
-
-    disk.restore(&copy)?;
-    scratch.mount()?;
-    monitor.wait_for_nth("seeded", 2)?;
-    work_and_sync(&scratch, 3)?;
-    compare_frozen(&scratch, &mut monitor, "the device is there again")?;
-    scratch.unmount()?;
-    monitor.wait_for_nth("unmounted", 2)?;
-    let ended = end(monitor, STATUS_COVERAGE_LOST, 0)?;
-    let coverage = ended.coverage()?;
-    println!("{coverage}");
-    ensure!(coverage["blind"][0]["source"] == "no_superblock", "{coverage}");
-
-    gone_at_the_end(place, &disk, scratch)?;
+    came_back(place, &disk)?;
+    gone_at_the_end(place, &disk)?;
     Ok(Outcome::Passed)
 }
 
+/// The device goes, and is there again at the next mount.
+fn came_back(place: &Place, disk: &Disk) -> Result<()> {
+    let mut watched = begin(place, &disk.device, "")?;
+    let copy = place.dir().join("copy");
+    disk.copy_to(&copy)?;
+    disk.cut_off(4096)?;
+    work_until_read_only(&watched.scratch)?;
+    println!("{}", watched.monitor.wait_for("aborted")?);
+    let blind = watched.monitor.wait_for("blind")?;
+    println!("{blind}");
+    ensure!(blind["source"] == "no_superblock", "{blind}");
+    watched.unmount()?;
+
+    disk.restore(&copy)?;
+    mounted_again(&mut watched)?;
+    let ended = end(watched.monitor, STATUS_COVERAGE_LOST, 0)?;
+    let coverage = ended.coverage()?;
+    println!("{coverage}");
+    ensure!(coverage["blind"][0]["source"] == "no_superblock", "{coverage}");
+    Ok(())
+}
+
 /// The device is gone when the monitor ends, with the file system still mounted.
-fn gone_at_the_end(place: &Place, disk: &Disk, mut scratch: Scratch) -> Result<()> {
+fn gone_at_the_end(place: &Place, disk: &Disk) -> Result<()> {
+    let mut scratch = Scratch::on(place, &disk.device)?;
     scratch.mount()?;
     let mut monitor = Monitor::start(place, disk.name(), &[])?;
     work_and_sync(&scratch, 4)?;

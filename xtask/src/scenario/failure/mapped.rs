@@ -6,16 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Disk, LEN_BYTES, Outcome, Place, Scratch, compare_at_rest, compare_frozen, end, is_read_only,
-    number, work, work_and_sync,
+    Disk, LEN_BYTES, Outcome, Place, Scratch, Watched, begin, end, expect_undone, is_read_only,
+    mounted_again, number, work, work_and_sync,
 };
 use crate::{
     command::run,
-    scenario::{
-        compare::superblock,
-        field::sync,
-        monitor::{Monitor, STATUS_COVERAGE_LOST},
-    },
+    scenario::{compare::superblock, field::sync, monitor::STATUS_COVERAGE_LOST},
 };
 
 /// Length of the device, in sectors of 512 bytes.
@@ -49,10 +45,6 @@ impl Mapped {
         // There is no udev in a VM to name it in /dev/mapper.
         let minor = run("dmsetup", &["info", "--columns", "--noheadings", "-o", "minor", name])?;
         Ok(Self { name, path: PathBuf::from(format!("/dev/dm-{}", minor.trim())) })
-    }
-
-    fn path_name(&self) -> &str {
-        self.path.to_str().expect("names here are ASCII")
     }
 
     /// Puts another table in force. Without `--noflush` what is under way ends first.
@@ -101,38 +93,26 @@ fn without_superblock(below: &str) -> String {
 fn drop_writes(place: &Place) -> Result<()> {
     let disk = Disk::new(place.dir().join("dropping"))?;
     let flakey = Mapped::new("flakey", &up(disk.name()))?;
-    let mut scratch = Scratch::on(place, &flakey.path)?;
-    scratch.mkfs(&[])?;
-    let mut monitor = Monitor::start(place, flakey.path_name(), &[])?;
-    scratch.mount()?;
-    monitor.wait_for("seeded")?;
-    work_and_sync(&scratch, 1)?;
-    compare_frozen(&scratch, &mut monitor, "before writes are dropped")?;
-    let before = superblock(&scratch.device)?.generation;
+    let mut watched = begin(place, &flakey.path, "")?;
+    let before = superblock(&flakey.path)?.generation;
 
     flakey.swap(&dropping(disk.name()))?;
-    work_and_sync(&scratch, 2)?;
-    let blind = monitor.wait_for("blind")?;
+    work_and_sync(&watched.scratch, 2)?;
+    let blind = watched.monitor.wait_for("blind")?;
     println!("{blind}");
     ensure!(blind["source"] == "writes_dropped", "{blind}");
     ensure!(number(&blind, "on_disk")? == before, "the superblock is of {before}: {blind}");
     // What is dropped may be read back: then the kernel gives up.
-    let _ = work(&scratch, 3);
-    let _ = sync(&scratch);
-    scratch.unmount()?;
-    monitor.wait_for("unmounted")?;
-    let undone = monitor.wait_for("undone")?;
+    let _ = work(&watched.scratch, 3);
+    let _ = sync(&watched.scratch);
+    watched.unmount()?;
+    let undone = watched.monitor.wait_for("undone")?;
     println!("{undone}");
     ensure!(number(&undone, "on_disk")? == before, "the superblock is of {before}: {undone}");
 
     flakey.swap(&up(disk.name()))?;
-    scratch.mount()?;
-    monitor.wait_for_nth("seeded", 2)?;
-    work_and_sync(&scratch, 4)?;
-    compare_frozen(&scratch, &mut monitor, "after writes were dropped")?;
-    scratch.unmount()?;
-    monitor.wait_for_nth("unmounted", 2)?;
-    let ended = end(monitor, STATUS_COVERAGE_LOST, 0)?;
+    mounted_again(&mut watched)?;
+    let ended = end(watched.monitor, STATUS_COVERAGE_LOST, 0)?;
     let coverage = ended.coverage()?;
     println!("{coverage}");
     ensure!(coverage["blind"][0]["first"] == before + 1, "{coverage}");
@@ -144,35 +124,20 @@ fn drop_writes(place: &Place) -> Result<()> {
 fn failed_super_write(place: &Place) -> Result<()> {
     let disk = Disk::new(place.dir().join("superless"))?;
     let flakey = Mapped::new("flakey", &up(disk.name()))?;
-    let mut scratch = Scratch::on(place, &flakey.path)?;
-    scratch.mkfs(&[])?;
-    let mut monitor = Monitor::start(place, flakey.path_name(), &[])?;
-    scratch.mount()?;
-    monitor.wait_for("seeded")?;
-    work_and_sync(&scratch, 1)?;
-    compare_frozen(&scratch, &mut monitor, "before the superblock fails")?;
-    let before = superblock(&scratch.device)?.generation;
+    let mut watched = begin(place, &flakey.path, "")?;
+    let before = superblock(&flakey.path)?.generation;
 
     flakey.swap(&without_superblock(disk.name()))?;
-    let _ = work(&scratch, 2);
-    let _ = sync(&scratch);
-    ensure!(is_read_only(&scratch)?, "the kernel did not notice");
-    println!("{}", monitor.wait_for("aborted")?);
-    let undone = monitor.wait_for("undone")?;
-    println!("{undone}");
+    let _ = work(&watched.scratch, 2);
+    let _ = sync(&watched.scratch);
+    ensure!(is_read_only(&watched.scratch)?, "the kernel did not notice");
+    let (_, undone) = expect_undone(&mut watched)?;
     ensure!(number(&undone, "on_disk")? == before, "the superblock is of {before}: {undone}");
-    compare_at_rest(&scratch, &mut monitor, "aborted", "after the superblock failed")?;
-    scratch.unmount()?;
-    monitor.wait_for("unmounted")?;
+    watched.unmount()?;
 
     flakey.swap(&up(disk.name()))?;
-    scratch.mount()?;
-    monitor.wait_for_nth("seeded", 2)?;
-    work_and_sync(&scratch, 3)?;
-    compare_frozen(&scratch, &mut monitor, "mounted again")?;
-    scratch.unmount()?;
-    monitor.wait_for_nth("unmounted", 2)?;
-    end(monitor, 0, 0)?;
+    mounted_again(&mut watched)?;
+    end(watched.monitor, 0, 0)?;
     Ok(())
 }
 
@@ -180,9 +145,7 @@ fn failed_super_write(place: &Place) -> Result<()> {
 fn given_the_one_below(place: &Place) -> Result<()> {
     let disk = Disk::new(place.dir().join("below"))?;
     let log = Disk::new(place.dir().join("log"))?;
-    let mut scratch = Scratch::on(place, &disk.device)?;
-    scratch.mkfs(&[])?;
-    let mut monitor = Monitor::start(place, disk.name(), &[])?;
+    let mut watched = Watched::new(place, Scratch::on(place, &disk.device)?)?;
     for (round, table) in [
         String::new(),
         up(disk.name()),
@@ -193,27 +156,19 @@ fn given_the_one_below(place: &Place) -> Result<()> {
     {
         let mapped = if table.is_empty() { None } else { Some(Mapped::new("stacked", &table)?) };
         let device = mapped.as_ref().map_or(&disk.device, |mapped| &mapped.path).clone();
-        mounted_by(&mut scratch, &mut monitor, &device, round)?;
+        mounted_by(&mut watched, &device, round as u64)?;
     }
-    end(monitor, 0, 0)?.expect_clean()
+    watched.end().map(drop)
 }
 
 /// Mounts by a device, works, compares, and unmounts.
-pub(super) fn mounted_by(
-    scratch: &mut Scratch,
-    monitor: &mut Monitor,
-    device: &Path,
-    round: usize,
-) -> Result<()> {
-    device.clone_into(&mut scratch.device);
-    scratch.mount()?;
-    let mounted = monitor.wait_for_nth("mounted", round + 1)?;
-    work_and_sync(scratch, round as u64)?;
-    monitor.wait_for_nth("seeded", round + 1)?;
-    work_and_sync(scratch, round as u64 + 10)?;
-    let when = format!("mounted by {}", device.display());
-    compare_frozen(scratch, monitor, &when)?;
-    println!("{when}: {mounted}");
-    scratch.unmount()?;
-    monitor.wait_for_nth("unmounted", round + 1).map(drop)
+pub(super) fn mounted_by(watched: &mut Watched, device: &Path, round: u64) -> Result<()> {
+    device.clone_into(&mut watched.scratch.device);
+    let seen = watched.said("seeded").len();
+    watched.scratch.mount()?;
+    work_and_sync(&watched.scratch, round)?;
+    watched.monitor.wait_for_nth("seeded", seen + 1)?;
+    work_and_sync(&watched.scratch, round + 10)?;
+    watched.compare(&format!("mounted by {}", device.display()))?;
+    watched.unmount()
 }

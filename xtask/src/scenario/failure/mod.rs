@@ -3,7 +3,10 @@
 //!
 //! They work on loop devices, in a VM too: their images can be copied, put back and cut off.
 
-use std::fs::{self, File};
+use std::{
+    fs::{self, File},
+    path::Path,
+};
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{StatVfsMountFlags, ioctl_ficlone, statvfs};
@@ -11,11 +14,12 @@ use serde_json::Value;
 
 use super::{
     Outcome, Place, Scenario, Tested,
-    compare::{Frozen, compare, compare_with},
+    compare::{compare_with, superblock},
     field::sync,
     monitor::{Ended, Monitor, of_type},
     oracle,
     scratch::Scratch,
+    watched::Watched,
     workload::Random,
 };
 
@@ -25,6 +29,7 @@ mod log_replay;
 mod lost_device;
 mod mapped;
 mod older;
+mod shutdown;
 mod stacked;
 mod unplugged;
 mod write_errors;
@@ -59,6 +64,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         about: "the device goes while it is mounted, and comes back",
         tested: Tested::HereOnly,
         run: lost_device::run,
+    },
+    Scenario {
+        name: "shutdown",
+        about: "the file system is shut down, where the kernel can do that",
+        tested: Tested::HereOnly,
+        run: shutdown::run,
     },
     Scenario {
         name: "older",
@@ -132,27 +143,56 @@ fn work_and_sync(scratch: &Scratch, round: u64) -> Result<()> {
     sync(scratch)
 }
 
-/// Freezes the file system and compares.
-fn compare_frozen(scratch: &Scratch, monitor: &mut Monitor, when: &str) -> Result<()> {
-    let frozen = Frozen::freeze(scratch)?;
-    let extents = compare(scratch, monitor).with_context(|| when.to_owned())?;
-    drop(frozen);
+/// A new file system on a device, mounted under a monitor and worked on: so far all is well.
+fn begin(place: &Place, device: &Path, options: &str) -> Result<Watched> {
+    let mut watched = Watched::new(place, Scratch::on(place, device)?)?;
+    watched.mount(options)?;
+    work_and_sync(&watched.scratch, 1)?;
+    watched.compare("before")?;
+    Ok(watched)
+}
+
+/// Works on until the kernel gives up.
+fn work_until_read_only(scratch: &Scratch) -> Result<()> {
+    let mut round = 2;
+    while !is_read_only(scratch)? {
+        ensure!(round < 20, "the kernel does not notice that its device fails");
+        // Fails sooner or later.
+        let _ = work(scratch, round);
+        let _ = sync(scratch);
+        round += 1;
+    }
+    Ok(())
+}
+
+/// Waits until the monitor knows of an abort and of what became of its transaction, which the
+/// superblock says. Gives both lines.
+fn expect_undone(watched: &mut Watched) -> Result<(Value, Value)> {
+    let aborted = watched.monitor.wait_for("aborted")?;
+    let undone = watched.monitor.wait_for("undone")?;
+    println!("{aborted}\n{undone}");
+    let on_disk = superblock(&watched.scratch.device)?.generation;
+    ensure!(number(&undone, "on_disk")? == on_disk, "the superblock is of {on_disk}: {undone}");
+    compare_at_rest(watched, "aborted", "after the abort")?;
+    Ok((aborted, undone))
+}
+
+/// Compares a ledger in a state in which nothing changes any more.
+fn compare_at_rest(watched: &mut Watched, state: &str, when: &str) -> Result<()> {
+    let ledger = oracle::parse_ledger(&watched.monitor.dump_ledger()?)?;
+    ensure!(ledger.state == state, "{when}: the ledger's state is {}", ledger.state);
+    let extents = compare_with(&ledger, &watched.scratch).with_context(|| when.to_owned())?;
     println!("{when}: all {extents} extents are equal");
     Ok(())
 }
 
-/// Compares a ledger in a state in which nothing changes any more.
-fn compare_at_rest(
-    scratch: &Scratch,
-    monitor: &mut Monitor,
-    state: &str,
-    when: &str,
-) -> Result<()> {
-    let ledger = oracle::parse_ledger(&monitor.dump_ledger()?)?;
-    ensure!(ledger.state == state, "{when}: the ledger's state is {}", ledger.state);
-    let extents = compare_with(&ledger, scratch).with_context(|| when.to_owned())?;
-    println!("{when}: all {extents} extents are equal");
-    Ok(())
+/// What failed works again: mounts, works, compares and unmounts.
+fn mounted_again(watched: &mut Watched) -> Result<()> {
+    watched.mount("")?;
+    // Not the same work as before, so that the same generations are not alike.
+    work_and_sync(&watched.scratch, 20)?;
+    watched.compare("mounted again")?;
+    watched.unmount()
 }
 
 /// After an abort it is.

@@ -3,12 +3,12 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Disk, Outcome, Place, Scratch, compare_frozen, end, number, work_and_sync};
+use super::{Disk, Outcome, Place, Scratch, Watched, end, number, work_and_sync};
 use crate::{
     plant::spoil_tree_root,
     scenario::{
         compare::superblock,
-        monitor::{Monitor, STATUS_COVERAGE_LOST, of_type},
+        monitor::{Monitor, STATUS_COVERAGE_LOST},
     },
 };
 
@@ -21,9 +21,7 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
 /// Between two mounts an older image takes the device's place, and other work is done from there.
 fn restored_image(place: &Place) -> Result<()> {
     let disk = Disk::new(place.dir().join("image"))?;
-    let mut scratch = Scratch::on(place, &disk.device)?;
-    scratch.mkfs(&[])?;
-    let mut monitor = Monitor::start(place, disk.name(), &[])?;
+    let mut watched = Watched::new(place, Scratch::on(place, &disk.device)?)?;
     let old = place.dir().join("old");
     let mut generations = Vec::new();
     for round in 1..=4 {
@@ -32,18 +30,17 @@ fn restored_image(place: &Place) -> Result<()> {
             4 => disk.restore(&old)?,
             _ => {}
         }
-        scratch.mount()?;
-        let seeded = monitor.wait_for_nth("seeded", round)?;
+        watched.mount("")?;
+        let seeded = watched.said("seeded").pop().context("it was not read")?;
         generations.push(number(&seeded, "generation")?);
         // Not the same work as before, so that the same generations are not alike.
-        work_and_sync(&scratch, round as u64)?;
-        compare_frozen(&scratch, &mut monitor, &format!("mount {round}"))?;
-        scratch.unmount()?;
-        monitor.wait_for_nth("unmounted", round)?;
+        work_and_sync(&watched.scratch, round)?;
+        watched.compare(&format!("mount {round}"))?;
+        watched.unmount()?;
     }
     println!("restored image: seeded at generations {generations:?}");
     ensure!(generations[3] < generations[2], "the old image is not older: {generations:?}");
-    end(monitor, 0, 0)?.expect_clean()
+    watched.end().map(drop)
 }
 
 /// The root of the newest superblock cannot be read, and the kernel takes an older one. Until the
@@ -61,21 +58,22 @@ fn use_backup_root(place: &Place) -> Result<()> {
     let before = superblock(&disk.device)?.generation;
     spoil_tree_root(&disk.device)?;
 
-    let mut monitor = Monitor::start(place, disk.name(), &[])?;
+    let monitor = Monitor::start(place, disk.name(), &[])?;
     scratch.mount_with("nodiscard,rescue=usebackuproot").context("with usebackuproot")?;
-    println!("{}", monitor.wait_for("refused")?);
+    let mut watched = Watched { monitor, scratch };
+    println!("{}", watched.monitor.wait_for("refused")?);
     let mut round = 4;
-    while of_type(&monitor.lines(), "seeded").is_empty() {
-        ensure!(round < 40, "it is not tried again: {:?}", monitor.lines());
-        work_and_sync(&scratch, round)?;
+    while watched.said("seeded").is_empty() {
+        ensure!(round < 40, "it is not tried again: {:?}", watched.monitor.lines());
+        work_and_sync(&watched.scratch, round)?;
         std::thread::sleep(std::time::Duration::from_millis(300));
         round += 1;
     }
-    println!("usebackuproot: generation {before}, then {}", monitor.wait_for("seeded")?);
-    work_and_sync(&scratch, round)?;
-    compare_frozen(&scratch, &mut monitor, "after usebackuproot")?;
-    scratch.unmount()?;
-    monitor.wait_for("unmounted")?;
-    end(monitor, STATUS_COVERAGE_LOST, 0)?;
+    let seeded = watched.monitor.wait_for("seeded")?;
+    println!("usebackuproot: generation {before}, then {seeded}");
+    work_and_sync(&watched.scratch, round)?;
+    watched.compare("after usebackuproot")?;
+    watched.unmount()?;
+    end(watched.monitor, STATUS_COVERAGE_LOST, 0)?;
     Ok(())
 }

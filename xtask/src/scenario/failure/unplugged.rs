@@ -5,11 +5,8 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result, ensure};
 use rustix::mount::{MountFlags, mount};
 
-use super::{Outcome, Place, Scratch, compare_frozen, end, work, work_and_sync};
-use crate::scenario::{
-    field::sync,
-    monitor::{Monitor, STATUS_COVERAGE_LOST},
-};
+use super::{Outcome, Place, begin, end, work};
+use crate::scenario::{field::sync, monitor::STATUS_COVERAGE_LOST};
 
 /// Where devices are made and taken away (kernel: `Documentation/block/null_blk.rst`).
 const CONFIGFS: &str = "/sys/kernel/config";
@@ -35,23 +32,15 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
     let names = ["/dev/pluggable".to_owned(), format!("/dev/nullb{}", index.trim())];
     let is_there = |name: &&String| Path::new(name).exists();
     let device = names.iter().find(is_there).context("null_blk made no device")?;
-    let mut scratch = Scratch::on(place, Path::new(device))?;
-    scratch.mkfs(&[])?;
-    let mut monitor = Monitor::start(place, device, &[])?;
-    scratch.mount()?;
-    monitor.wait_for("seeded")?;
-    work_and_sync(&scratch, 1)?;
-    compare_frozen(&scratch, &mut monitor, "before")?;
-
+    let mut watched = begin(place, Path::new(device), "")?;
     fs::write(pluggable.join("power"), "0")?;
     ensure!(!fs::exists(device)?, "{device} is still there");
-    let _ = work(&scratch, 2);
-    let _ = sync(&scratch);
-    println!("{}", monitor.wait_for("aborted")?);
-    println!("{}", monitor.wait_for("blind")?);
-    scratch.unmount()?;
-    monitor.wait_for("unmounted")?;
-    let ended = end(monitor, STATUS_COVERAGE_LOST, 0)?;
+    let _ = work(&watched.scratch, 2);
+    let _ = sync(&watched.scratch);
+    println!("{}", watched.monitor.wait_for("aborted")?);
+    println!("{}", watched.monitor.wait_for("blind")?);
+    watched.unmount()?;
+    let ended = end(watched.monitor, STATUS_COVERAGE_LOST, 0)?;
     println!("{}", ended.coverage()?);
     fs::remove_dir(pluggable)?;
     Ok(Outcome::Passed)

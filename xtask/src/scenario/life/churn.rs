@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context, Result};
 use rustix::fs::{ioctl_ficlone, syncfs};
 
-use crate::{command::run, scenario::workload::Random};
+use crate::{
+    command::{run, text},
+    scenario::workload::Random,
+};
 
 /// Files in one round.
 const FILES: u64 = 24;
@@ -23,7 +26,7 @@ const KEPT: u64 = 3;
 pub(super) fn churn(root: &Path, number: u64) -> Result<()> {
     let mut random = Random(number + 1);
     let dir = root.join(format!("round{number}"));
-    let name = dir.to_str().context("a path is not UTF-8")?;
+    let name = text(&dir)?;
     run("btrfs", &["subvolume", "create", name])?;
     for file in 0..FILES {
         let path = dir.join(format!("file{file}"));
@@ -57,8 +60,7 @@ fn delete(root: &Path, number: u64) -> Result<()> {
     for name in [format!("round{number}"), format!("round{number}-snapshot")] {
         let path = root.join(name);
         if path.exists() {
-            let path = path.to_str().context("a path is not UTF-8")?;
-            run("btrfs", &["subvolume", "delete", path])?;
+            run("btrfs", &["subvolume", "delete", text(&path)?])?;
         }
     }
     Ok(())

@@ -4,10 +4,13 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Outcome, Place, Watched};
+use super::{Outcome, Place, Scratch, Watched, churn::churn};
 use crate::{
-    command::run,
-    scenario::workload::{Balances, Workload},
+    command::{run, text},
+    scenario::{
+        monitor::Monitor,
+        workload::{Balances, Workload},
+    },
 };
 
 /// Operations during and after each change.
@@ -17,7 +20,7 @@ const OPERATIONS: u64 = 60;
 const LIMIT: Duration = Duration::from_secs(100);
 
 pub(super) fn run_all(place: &Place) -> Result<Outcome> {
-    let mut watched = Watched::new(place, 4 << 30, &[])?;
+    let mut watched = Watched::new(place, Scratch::new(place, 4 << 30)?)?;
     watched.mount("")?;
     let workload = Workload::start(&watched.scratch.mount_point, 11, Balances::None)?;
     let mut changing = Changing { watched, workload };
@@ -30,6 +33,33 @@ pub(super) fn run_all(place: &Place) -> Result<Outcome> {
     changing.devices(&second, &third)?;
     let Changing { watched, workload } = changing;
     workload.stop()?;
+    watched.end()?;
+    mounted_by_a_new_device(place)
+}
+
+/// A device takes the place of the first one, by which the kernel knows a file system, and it is
+/// mounted again at once: before the monitor has looked for devices that have joined, as it does
+/// every second.
+fn mounted_by_a_new_device(place: &Place) -> Result<Outcome> {
+    let Some(scratch) = Scratch::pair(place, 1 << 30)? else {
+        return Ok(Outcome::Skipped("there is one disk only".to_owned()));
+    };
+    scratch.mkfs(&[])?;
+    let named = scratch.others[0].clone();
+    let monitor = Monitor::start(place, text(&named)?, &[])?;
+    let mut watched = Watched { monitor, scratch };
+    watched.mount("")?;
+    churn(&watched.scratch.mount_point, 0)?;
+    watched.scratch.replace_first(place, 1 << 30)?;
+    watched.scratch.unmount()?;
+    watched.scratch.mount()?;
+    // What is done within the second counts.
+    for round in 1..=4 {
+        churn(&watched.scratch.mount_point, round)?;
+    }
+    watched.monitor.wait_for_nth("seeded", 2)?;
+    churn(&watched.scratch.mount_point, 5)?;
+    watched.expect_equal("mounted at once by a device that has just joined")?;
     watched.end()
 }
 
@@ -84,8 +114,4 @@ impl Changing {
         self.workload.work(OPERATIONS, LIMIT)?;
         self.watched.expect_equal(what)
     }
-}
-
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().context("device names are ASCII")
 }

@@ -10,15 +10,17 @@ use std::{
 use anyhow::{Context, Result};
 use rustix::fs::syncfs;
 
-use super::{Outcome, Place, Watched, churn::churn};
-use crate::{command::run, scenario::progs::Progs};
+use super::{Living, Outcome, Place};
+use crate::{
+    command::{run, text},
+    scenario::progs::Progs,
+};
 
 /// The length of the files with something special.
 const FILE_BYTES: usize = 4 << 20;
 
 pub(super) fn run_all(place: &Place) -> Result<Outcome> {
-    let watched = Watched::new(place, 1 << 30, &[])?;
-    let mut living = Living { watched, round: 0 };
+    let mut living = Living::new(place, 1 << 30)?;
     living.watched.mount("discard=async")?;
     living.discards()?;
     living.no_copy_on_write()?;
@@ -37,20 +39,7 @@ pub(super) fn run_all(place: &Place) -> Result<Outcome> {
     living.watched.end()
 }
 
-/// A file system that lives on between two changes.
-struct Living {
-    watched: Watched,
-    round: u64,
-}
-
 impl Living {
-    /// Works on, and compares.
-    fn on(&mut self, what: &str) -> Result<()> {
-        self.round += 1;
-        churn(&self.watched.scratch.mount_point, self.round).context(what.to_owned())?;
-        self.watched.expect_equal(what)
-    }
-
     fn discards(&mut self) -> Result<()> {
         self.on("discard=async")?;
         run("fstrim", &[self.watched.scratch.mount_name()])?;
@@ -137,8 +126,4 @@ impl Drop for Swap {
             let _ = run("swapoff", &[path]);
         }
     }
-}
-
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().context("a path is not UTF-8")
 }

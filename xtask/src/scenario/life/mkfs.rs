@@ -1,11 +1,12 @@
 //! As a test suite works: make a file system, mount, work, unmount; again and again on the same
 //! device, with one monitor throughout.
 
-use std::{collections::BTreeSet, fs};
+use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Outcome, Place, Watched, churn::churn};
+use super::{Outcome, Place, Scratch, Watched, churn::churn};
+use crate::scenario::used::Used;
 
 /// How often.
 const TIMES: u64 = 100;
@@ -20,7 +21,7 @@ const SETTLED: u64 = 30;
 const PLAY_KIB: u64 = 4 << 10;
 
 pub(super) fn run(place: &Place) -> Result<Outcome> {
-    let mut watched = Watched::new(place, 1 << 30, &[])?;
+    let mut watched = Watched::new(place, Scratch::new(place, 1 << 30)?)?;
     let mut settled = None;
     let mut fsids = BTreeSet::new();
     for time in 1..=TIMES {
@@ -49,21 +50,4 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
     ensure!(after.memory_kib <= before.memory_kib + PLAY_KIB, "its memory grows");
     ensure!(fsids.len() as u64 == TIMES / COMPARED, "not each was a new one: {fsids:?}");
     watched.end()
-}
-
-/// What a process holds.
-#[derive(Debug)]
-struct Used {
-    memory_kib: u64,
-    descriptors: usize,
-}
-
-impl Used {
-    fn by(pid: u32) -> Result<Self> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let memory = memory.and_then(|it| it.trim().strip_suffix(" kB")).context("no VmRSS")?;
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
-        Ok(Self { memory_kib: memory.trim().parse()?, descriptors })
-    }
 }

@@ -2,15 +2,10 @@
 //! file systems on the same device, devices, features, the module itself. After each thing the
 //! ledger is compared with the frozen disk; none may make the monitor find or miss anything.
 
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result};
 
-use super::{
-    Outcome, Place, Scenario, Tested,
-    compare::{Frozen, compare_nth},
-    monitor::{Monitor, of_type},
-    scratch::Scratch,
-};
+use super::{Outcome, Place, Scenario, Tested, scratch::Scratch, watched::Watched};
+use churn::churn;
 
 mod churn;
 mod devices;
@@ -67,64 +62,22 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// A file system, the monitor that watches it, and where it is in the monitor's command line.
-struct Watched {
-    scratch: Scratch,
-    monitor: Monitor,
+/// A file system that lives on between two changes.
+struct Living {
+    watched: Watched,
+    round: u64,
 }
 
-impl Watched {
-    /// Unmounted, and the monitor is there already.
-    fn new(place: &Place, len_bytes: u64, mkfs: &[&str]) -> Result<Self> {
-        let scratch = Scratch::new(place, len_bytes)?;
-        scratch.mkfs(mkfs)?;
-        let monitor = Monitor::start(place, scratch.device_name(), &[])?;
-        Ok(Self { scratch, monitor })
+impl Living {
+    /// Unmounted, on a device of `len_bytes`.
+    fn new(place: &Place, len_bytes: u64) -> Result<Self> {
+        Ok(Self { watched: Watched::new(place, Scratch::new(place, len_bytes)?)?, round: 0 })
     }
 
-    /// Mounts it, and waits until every event is judged.
-    fn mount(&mut self, options: &str) -> Result<()> {
-        let seen = self.said("seeded").len();
-        self.scratch.mount_with(options)?;
-        self.monitor.wait_for_nth("seeded", seen + 1).map(drop)
+    /// Works on, and compares; `what` is what was done before.
+    fn on(&mut self, what: &str) -> Result<()> {
+        self.round += 1;
+        churn(&self.watched.scratch.mount_point, self.round).context(what.to_owned())?;
+        self.watched.expect_equal(what)
     }
-
-    /// Unmounts it, and waits until the monitor knows.
-    fn unmount(&mut self) -> Result<()> {
-        let seen = self.said("unmounted").len();
-        self.scratch.unmount()?;
-        self.monitor.wait_for_nth("unmounted", seen + 1).map(drop)
-    }
-
-    /// Fails unless the ledger equals the frozen disk; `what` is what was done before.
-    fn expect_equal(&mut self, what: &str) -> Result<()> {
-        expect_equal(&self.scratch, &mut self.monitor, 0, what)
-    }
-
-    /// What the monitor said of a kind.
-    fn said(&self, kind: &str) -> Vec<Value> {
-        of_type(&self.monitor.lines(), kind)
-    }
-
-    /// Unmounts, ends the monitor, and expects that it saw everything and found nothing.
-    fn end(mut self) -> Result<Outcome> {
-        if self.scratch.is_mounted() {
-            self.unmount()?;
-        }
-        let ended = self.monitor.stop()?;
-        ended.expect_clean()?;
-        println!("{}", ended.coverage()?);
-        Ok(Outcome::Passed)
-    }
-}
-
-/// Freezes and compares; `what` is what was done before.
-fn expect_equal(scratch: &Scratch, monitor: &mut Monitor, slot: usize, what: &str) -> Result<()> {
-    let frozen = Frozen::freeze(scratch).with_context(|| format!("{what}: cannot freeze"))?;
-    let compared = compare_nth(scratch, monitor, slot);
-    drop(frozen);
-    let extents = compared.with_context(|| format!("{what}: ledger and disk differ"))?;
-    ensure!(monitor.findings().is_empty(), "{what}: found {:?}", monitor.findings());
-    println!("{what}: all {extents} extents are equal");
-    Ok(())
 }

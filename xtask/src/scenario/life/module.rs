@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rustix::system::{delete_module, finit_module};
 
-use super::{Outcome, Place, Watched, churn::churn};
+use super::{Outcome, Place, Scratch, Watched, churn::churn};
 use crate::{command::LIMIT, scenario::field::sync, vm::agreement::MODULES};
 
 /// `O_NONBLOCK`: refused at once where the module is in use.
@@ -24,7 +24,7 @@ pub(super) fn run_all(place: &Place) -> Result<Outcome> {
     let Some(module) = module_file()? else {
         return Ok(Outcome::Skipped("btrfs is built into this kernel".to_owned()));
     };
-    let mut watched = Watched::new(place, 1 << 30, &[])?;
+    let mut watched = Watched::new(place, Scratch::new(place, 1 << 30)?)?;
     worked_on(&mut watched, "before", 0)?;
     unload().context("while the monitor runs and nothing is mounted")?;
     load(&module)?;

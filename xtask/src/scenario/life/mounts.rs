@@ -9,16 +9,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
-use super::{Outcome, Place, Watched, churn::churn};
+use super::{Living, Outcome, Place, churn::churn};
 use crate::{
-    command::{self, run},
+    command::{self, run, text},
     scenario::compare::flush,
 };
 
 pub(super) fn run_all(place: &Place) -> Result<Outcome> {
-    let watched = Watched::new(place, 1 << 30, &[])?;
-    let mut living = Living { watched, round: 0 };
+    let mut living = Living::new(place, 1 << 30)?;
     living.watched.mount("")?;
     living.on("mounted after the monitor came")?;
     living.unchanged()?;
@@ -29,20 +29,7 @@ pub(super) fn run_all(place: &Place) -> Result<Outcome> {
     living.watched.end()
 }
 
-/// A file system that lives on between two changes.
-struct Living {
-    watched: Watched,
-    round: u64,
-}
-
 impl Living {
-    /// Works on, and compares.
-    fn on(&mut self, what: &str) -> Result<()> {
-        self.round += 1;
-        churn(&self.watched.scratch.mount_point, self.round).context(what.to_owned())?;
-        self.watched.expect_equal(what)
-    }
-
     /// Nothing changes between two mounts: what is known is kept, and nothing is read again.
     fn unchanged(&mut self) -> Result<()> {
         for time in ["", " again"] {
@@ -51,6 +38,9 @@ impl Living {
             self.watched.mount("")?;
             let read_now = self.watched.said("seeding").len();
             ensure!(read_now == read, "what had not changed was read again");
+            let seeded = self.watched.said("seeded");
+            let has_fsid = |line: &Value| line["fsid"].is_string();
+            ensure!(seeded.last().is_some_and(has_fsid), "it is not told what it is: {seeded:?}");
             self.on(&format!("unmounted and mounted unchanged{time}"))?;
         }
         Ok(())
@@ -180,6 +170,5 @@ impl Drop for Namespace {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path is not UTF-8");
-    run("cp", &["--sparse=always", &text(from)?, &text(to)?]).map(drop)
+    run("cp", &["--sparse=always", text(from)?, text(to)?]).map(drop)
 }

@@ -3,10 +3,10 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Outcome, Place, churn::churn, expect_equal};
+use super::{Outcome, Place, Scratch, churn::churn};
 use crate::scenario::{
+    compare::compare_nth,
     monitor::{Monitor, of_type},
-    scratch::Scratch,
 };
 
 /// Rounds of work on each.
@@ -46,6 +46,13 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
     ended.expect_clean()?;
     let summary = of_type(&ended.lines, "summary").pop().context("it printed no summary")?;
     each_has_its_own(&summary["file_systems"], &names)
+}
+
+fn expect_equal(scratch: &Scratch, monitor: &mut Monitor, slot: usize, what: &str) -> Result<()> {
+    let extents = compare_nth(scratch, monitor, slot).with_context(|| what.to_owned())?;
+    ensure!(monitor.findings().is_empty(), "{what}: found {:?}", monitor.findings());
+    println!("{what}: all {extents} extents are equal");
+    Ok(())
 }
 
 fn each_has_its_own(coverage: &Value, names: &[String; 2]) -> Result<Outcome> {

@@ -1,14 +1,12 @@
 //! A seed sprouts: a device is added to a mounted seed, and from then on it is another file system,
 //! with another fsid, on two devices.
 
-use std::path::Path;
+use anyhow::{Result, ensure};
 
-use anyhow::{Context, Result, ensure};
-
-use super::{Outcome, Place, Watched, churn::churn};
+use super::{Outcome, Place, Scratch, Watched, churn::churn};
 use crate::{
-    command::run,
-    scenario::{monitor::Monitor, scratch::Scratch},
+    command::{run, text},
+    scenario::monitor::Monitor,
 };
 
 pub(super) fn run_all(place: &Place) -> Result<Outcome> {
@@ -19,7 +17,7 @@ pub(super) fn run_all(place: &Place) -> Result<Outcome> {
     scratch.unmount()?;
     run("btrfstune", &["-f", "-S", "1", scratch.device_name()])?;
     let monitor = Monitor::start(place, scratch.device_name(), &[])?;
-    let mut watched = Watched { scratch, monitor };
+    let mut watched = Watched { monitor, scratch };
     sprout(place, &mut watched)?;
     watched.end()
 }
@@ -40,6 +38,8 @@ fn sprout(place: &Place, watched: &mut Watched) -> Result<()> {
         churn(&watched.scratch.mount_point, round)?;
         watched.expect_equal("sprouted")?;
     }
+    // The next look at the superblock shows it.
+    let named = watched.monitor.wait_for("named")?;
     watched.unmount()?;
     watched.mount("")?;
     churn(&watched.scratch.mount_point, 3)?;
@@ -47,9 +47,6 @@ fn sprout(place: &Place, watched: &mut Watched) -> Result<()> {
     let seeded = watched.said("seeded");
     let fsid = |nth: usize| seeded.get(nth).map(|line| line["fsid"].clone());
     ensure!(fsid(0) != fsid(1), "the sprout has the seed's fsid: {seeded:?}");
+    ensure!(fsid(1) == Some(named["fsid"].clone()), "{named}, and then: {seeded:?}");
     Ok(())
-}
-
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().context("device names are ASCII")
 }

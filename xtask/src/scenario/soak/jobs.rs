@@ -17,7 +17,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::dedupe::dedupe;
 use crate::{
-    command::{self, LIMIT, run},
+    command::{self, LIMIT, run, text},
     machine::program,
     scenario::workload::{Random, Workload},
 };
@@ -117,7 +117,7 @@ impl Job {
     }
 
     fn mount_name(&self) -> Result<&str> {
-        self.mount_point.to_str().context("a path is not UTF-8")
+        text(&self.mount_point)
     }
 
     /// Small files, inline ones among them, are made and deleted again.
@@ -160,7 +160,7 @@ impl Job {
     fn defragment(&mut self) -> Result<()> {
         let work = self.mount_point.join("work");
         while !self.is_stopped() {
-            let work = work.to_str().context("a path is not UTF-8")?;
+            let work = text(&work)?;
             // Files that are deleted meanwhile make it end with an error.
             let arguments = ["filesystem", "defragment", "-r", "-f", "-t", "1M", work];
             command::finish(Command::new("btrfs").args(arguments), LIMIT)?;

@@ -4,7 +4,7 @@
 //! Three minutes here and one in a VM, unless `cargo xtask soak` was told otherwise.
 
 use std::{
-    fs, thread,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -14,9 +14,10 @@ use serde_json::Value;
 
 use super::{
     Outcome, Place,
-    compare::{Frozen, compare_if_live, superblock},
+    compare::{compare_if_live, superblock},
     monitor::{Ended, Monitor, STATUS_COVERAGE_LOST, of_type},
     scratch::Scratch,
+    used::Used,
     workload::{Balances, Workload},
 };
 use jobs::Jobs;
@@ -120,9 +121,7 @@ impl Soak {
         let end = Instant::now() + LIVE_LIMIT;
         loop {
             self.workload.pause_balance()?;
-            let frozen = Frozen::freeze(scratch)?;
             let compared = compare_if_live(scratch, &mut self.monitor);
-            drop(frozen);
             self.workload.resume_balance();
             if let Some(extents) = compared? {
                 self.comparisons += 1;
@@ -138,7 +137,7 @@ impl Soak {
 
     fn tell_equal(&self, extents: usize) {
         let seconds = self.start.elapsed().as_secs();
-        let resident = resident_kib(self.monitor.pid()).unwrap_or(0);
+        let resident = Used::by(self.monitor.pid()).map_or(0, |used| used.memory_kib);
         println!("after {seconds} s: all {extents} extents are equal; {resident} KiB resident");
     }
 }
@@ -184,10 +183,4 @@ fn tell(ended: &Ended, told: &Told) -> Result<()> {
     );
     ensure!(audits >= AUDITS_MIN, "only {audits} audits");
     Ok(())
-}
-
-fn resident_kib(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.split_whitespace().next()?.parse().ok()
 }

@@ -5,10 +5,7 @@ use std::ops::Range;
 use super::{PackedLedger, Settled};
 use crate::{
     btrfs::DiskExtent,
-    verify::ledger::{
-        origins::Numbering,
-        runs::{Grave, RunBuilder},
-    },
+    verify::ledger::{group::Grave, origins::Numbering, run::RunBuilder},
 };
 
 impl PackedLedger {
