@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::{
     Outcome, Place,
-    burst::{Kind, Producer},
+    burst::{Kind, Producer, obstacle},
     monitor::{Monitor, STATUS_COVERAGE_LOST, STATUS_FINDINGS, of_type},
     scratch::Scratch,
     workload::{Balances, Workload},
@@ -64,6 +64,9 @@ const ROWS: [Row; 3] = [
 ];
 
 pub(super) fn run(place: &Place) -> Result<Outcome> {
+    if let Some(why) = obstacle() {
+        return Ok(Outcome::Skipped(why));
+    }
     println!(
         "| meanwhile | findings | held, p50 / p99 / longest [ms] | a sleeper wakes late | events lost |"
     );
