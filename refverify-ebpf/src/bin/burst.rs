@@ -14,13 +14,8 @@
     reason = "as in the monitor's programs"
 )]
 
-#[path = "../cross_check.rs"]
-#[expect(dead_code, reason = "what is made up is counted apart")]
-mod cross_check;
-#[path = "../fs.rs"]
-#[expect(dead_code, reason = "it only looks up")]
-mod fs;
 #[path = "../kernel.rs"]
+#[expect(dead_code, reason = "it needs the transaction alone")]
 mod kernel;
 #[path = "../maps.rs"]
 #[expect(dead_code, reason = "it pairs no heads")]
@@ -36,12 +31,12 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use refverify_common::{
-    PAYLOAD_MAX_BYTES, RecordKind,
+    PAYLOAD_MAX_BYTES, RecordKind, SLOTS_MAX,
     burst::{LIVES, MADE, MET, Made, Pace, STEP_NS, UNTIL_NS, WRONG},
     ring_full_index,
 };
 
-use maps::{LOSSES, layout};
+use maps::{FILE_SYSTEMS, LOSSES, layout};
 use record::{ChangeOf, Payload};
 
 /// How fast, and what.
@@ -95,7 +90,7 @@ pub(crate) fn burst_data_ref(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn follow(ctx: &RawTracePointContext, kind: RecordKind, start: u32, len_bytes: u32) -> Option<()> {
-    let slot = fs::known_slot(ctx.arg(0))?;
+    let slot = slot_of(ctx.arg(0))?;
     // SAFETY: the entry is this CPU's own, and programs do not interrupt each other on it.
     let made = unsafe { &mut *MADE_UP.get_ptr_mut(0)? };
     made[MET] += 1;
@@ -116,6 +111,14 @@ fn follow(ctx: &RawTracePointContext, kind: RecordKind, start: u32, len_bytes: u
         let _ = LOST_IN.insert(transid, 1, 0);
     }
     Some(())
+}
+
+/// The slot of a file system that the monitor has met, and watches.
+#[inline(always)]
+fn slot_of(fs_info: u64) -> Option<u32> {
+    // SAFETY: the value is one word and copied at once.
+    let verdict = unsafe { FILE_SYSTEMS.get(fs_info) }.copied()?;
+    ((verdict as usize) < SLOTS_MAX).then_some(verdict)
 }
 
 /// How many extents are due, and whether what is told of them is to be wrong.

@@ -86,6 +86,8 @@ pub(super) struct Journal {
     numbering: Numbering,
     /// The changes that there were when they were last put in order, by bytenr.
     sorted: Vec<(u64, u32)>,
+    /// How many are to be dropped at the next chance.
+    voided: usize,
 }
 
 impl Journal {
@@ -171,7 +173,7 @@ impl Journal {
         self.before.remove(&number);
         let change = self.entry(number).change();
         if !Extent::is_in_order(known.as_ref(), &change) {
-            self.entries[number as usize].is_void = true;
+            self.void(&[(change.bytenr, number)]);
             return;
         }
         let is_known = known.is_some();
@@ -253,7 +255,8 @@ impl Journal {
             let from = self.sorted.len();
             let unsorted = (from as u32..).zip(&self.entries[from..]);
             self.sorted.extend(unsorted.map(|(number, entry)| (entry.bytenr, number)));
-            self.sorted.sort_unstable();
+            // The stable one makes use of what is in order already, and that may be a million.
+            self.sorted.sort();
         }
     }
 
@@ -300,7 +303,9 @@ impl Journal {
     /// Changes are no longer pending.
     pub(super) fn void(&mut self, changes: &[(u64, u32)]) {
         for &(_, number) in changes {
-            self.entries[number as usize].is_void = true;
+            let entry = &mut self.entries[number as usize];
+            self.voided += usize::from(!entry.is_void);
+            entry.is_void = true;
         }
     }
 
@@ -336,8 +341,12 @@ impl Journal {
         narrowed
     }
 
-    /// Drops the changes that are no longer pending. All numbers change.
+    /// Drops the changes that are no longer pending. All numbers change, unless there are none.
     pub(super) fn compact(&mut self) {
+        if self.voided == 0 && !self.entries.is_empty() {
+            return;
+        }
+        self.voided = 0;
         let busy = self.entries.len();
         let mut kept_before = Vec::new();
         if self.entries.iter().all(|entry| entry.is_void) {

@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::Duration,
 };
@@ -22,6 +22,16 @@ pub(crate) enum Kind {
     Honest,
     /// Extents that are dropped without having been allocated: a finding each.
     Wrong,
+}
+
+/// Where a kernel has kprobes; the monitor then prefers them.
+const KPROBES: &str = "/sys/bus/event_source/devices/kprobe/type";
+
+/// Why it cannot run here.
+pub(crate) fn obstacle() -> Option<String> {
+    let why = "changes are made up in the form in which raw tracepoints tell them, and this kernel \
+               has kprobes";
+    Path::new(KPROBES).exists().then(|| why.to_owned())
 }
 
 /// Ended when dropped, and before the monitor.
