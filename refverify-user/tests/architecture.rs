@@ -228,7 +228,7 @@ fn each_message_id_is_listed_and_has_a_catalog_entry() {
     assert!(ids.iter().all(|id| id.len() == 32), "{ids:?}");
     let distinct: BTreeSet<&String> = ids.iter().collect();
     assert_eq!(distinct.len(), ids.len(), "two messages share an id");
-    assert_eq!(ids.len(), kinds().len() + 15, "one for each kind and for each step of a run");
+    assert_eq!(ids.len(), kinds().len() + 16, "one for each kind and for each step of a run");
 
     let page = read("docs/journal.md");
     let catalog = read("packaging/refverify-monitor.catalog");

@@ -20,6 +20,7 @@ use super::{
     used::Sectors,
     workload::{Balances, Random, Workload},
 };
+use crate::command::{self, LIMIT};
 
 /// How often it is attached and detached, if the machine is fast enough.
 const ROUNDS: u64 = 200;
@@ -84,7 +85,7 @@ fn one(place: &Place, scratch: &Scratch, chance: &mut Chance, round: u64) -> Res
         let ids = Ids::of(&child);
         // It may not listen yet, and end by the signal.
         signal(&child, Signal::INT)?;
-        ensure!(crate::command::wait(&mut child, FREED_WITHIN)?.is_some(), "it did not end");
+        ensure!(command::wait(&mut child, LIMIT)?.is_some(), "it did not end");
         return ids;
     }
     // Standing still it makes no more.
