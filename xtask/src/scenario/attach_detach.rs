@@ -50,7 +50,9 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
     while rounds < ROUNDS && Instant::now() < end {
         rounds += 1;
         let ids = one(place, &scratch, &mut chance, rounds)?;
-        attached += u64::from(!ids.links.is_empty());
+        let had_attached = !ids.links.is_empty();
+        chance.learn(had_attached);
+        attached += u64::from(had_attached);
         held.join(ids);
     }
     workload.stop()?;
@@ -72,6 +74,19 @@ pub(super) fn run(place: &Place) -> Result<Outcome> {
 struct Chance {
     random: Random,
     within_ms: u64,
+}
+
+impl Chance {
+    /// How long it takes to attach changes with what else the machine does: about half of all
+    /// rounds are to come to it.
+    const fn learn(&mut self, had_attached: bool) {
+        let step_ms = self.within_ms / 10;
+        if had_attached {
+            self.within_ms -= step_ms;
+        } else {
+            self.within_ms += step_ms + 1;
+        }
+    }
 }
 
 /// Starts a monitor, and ends it: three times of four it is killed. Returns what it held.

@@ -53,7 +53,6 @@ pub(crate) enum Tested {
     /// On this machine alone: it boots a VM of its own, or another kernel would show no more.
     HereOnly,
     /// In a VM with one kernel alone: it needs what this machine's kernel may not have.
-    #[expect(dead_code, reason = "`failures` is to be")]
     InOneVm,
     /// Nowhere: it is run by hand, or by another scenario.
     No,
