@@ -84,8 +84,12 @@ pub(super) struct Journal {
     before: BTreeMap<u32, Option<Extent>>,
     removals: Vec<Removal>,
     numbering: Numbering,
-    /// The changes that there were when they were last put in order, by bytenr.
+    /// The changes that there were when they were last put in order, in stretches that are each in
+    /// order of bytenr.
     sorted: Vec<(u64, u32)>,
+    /// Where each stretch begins. Each is more than twice as long as the one behind it: so they are
+    /// few, and of a million changes not all are moved for the sake of the last thousand.
+    stretches: Vec<usize>,
     /// How many are to be dropped at the next chance.
     voided: usize,
 }
@@ -236,9 +240,14 @@ impl Journal {
 
     /// The changes of the extents in a range, by bytenr and then in order.
     pub(super) fn numbers_in(&self, range: &impl RangeBounds<u64>) -> Vec<(u64, u32)> {
-        let begin = self.sorted.partition_point(|&(bytenr, _)| bytenr < first_of(range));
-        let sorted = self.sorted[begin..].iter();
-        let sorted = sorted.take_while(|&&(bytenr, _)| !is_beyond(bytenr, range)).copied();
+        let ends = self.stretches.iter().skip(1).copied().chain([self.sorted.len()]);
+        let stretches =
+            self.stretches.iter().zip(ends).map(|(&begin, end)| &self.sorted[begin..end]);
+        let sorted = stretches.flat_map(|stretch| {
+            let begin = stretch.partition_point(|&(bytenr, _)| bytenr < first_of(range));
+            let from_there = stretch[begin..].iter();
+            from_there.take_while(|&&(bytenr, _)| !is_beyond(bytenr, range)).copied()
+        });
         let from = self.sorted.len();
         let unsorted = (from as u32..).zip(&self.entries[from..]);
         let unsorted = unsorted.map(|(number, entry)| (entry.bytenr, number));
@@ -251,13 +260,20 @@ impl Journal {
 
     /// Puts the changes in order of bytenr, where too many are not.
     pub(super) fn sort(&mut self) {
-        if self.entries.len() - self.sorted.len() > Self::UNSORTED_MAX {
-            let from = self.sorted.len();
-            let unsorted = (from as u32..).zip(&self.entries[from..]);
-            self.sorted.extend(unsorted.map(|(number, entry)| (entry.bytenr, number)));
-            // The stable one makes use of what is in order already, and that may be a million.
-            self.sorted.sort();
+        let mut begin = self.sorted.len();
+        if self.entries.len() - begin <= Self::UNSORTED_MAX {
+            return;
         }
+        let unsorted = (begin as u32..).zip(&self.entries[begin..]);
+        self.sorted.extend(unsorted.map(|(number, entry)| (entry.bytenr, number)));
+        while let Some(before) =
+            self.stretches.pop_if(|before| begin - *before <= 2 * (self.sorted.len() - begin))
+        {
+            begin = before;
+        }
+        // The stable one makes use of stretches that are in order.
+        self.sorted[begin..].sort();
+        self.stretches.push(begin);
     }
 
     /// All changes, by bytenr and then in order.
@@ -368,6 +384,7 @@ impl Journal {
             self.numbering.reset();
         }
         self.sorted.clear();
+        self.stretches.clear();
         self.shrink(busy);
     }
 
