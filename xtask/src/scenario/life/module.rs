@@ -48,13 +48,12 @@ pub(super) fn run_all(place: &Place) -> Result<Outcome> {
 /// One right after the other: what the monitor keeps the module loaded by, while a file system is
 /// mounted, it lets go by itself.
 fn unmount_and_unload(watched: &mut Watched) -> Result<()> {
-    let [mounts, unmounts] = ["mounted", "unmounted"].map(|kind| watched.said(kind).len());
-    watched.scratch.mount()?;
-    watched.monitor.wait_for_nth("mounted", mounts + 1)?;
+    watched.mount("")?;
+    let seen = watched.said("unmounted").len();
     watched.scratch.unmount()?;
     let refused = unload().context("right after an unmount")?;
     println!("right after an unmount it was refused for {} ms", refused.as_millis());
-    watched.monitor.wait_for_nth("unmounted", unmounts + 1).map(drop)
+    watched.monitor.wait_for_nth("unmounted", seen + 1).map(drop)
 }
 
 fn worked_on(watched: &mut Watched, what: &str, round: u64) -> Result<()> {
