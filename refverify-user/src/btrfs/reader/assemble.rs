@@ -239,19 +239,14 @@ fn add_ref(
             found.add(place, fault);
         }
         extent.refs.push((key, count));
-        return;
-    }
-    match (back_ref, extent.kind) {
-        (BackRef::Owner { root }, ExtentKind::Data) => {
-            if !context.has_simple_quota {
-                found.add(place, DiskFault::OwnerWithoutSimpleQuota);
-            }
-            extent.owner_root = Some(*root);
+    } else if let (BackRef::Owner { root }, ExtentKind::Data) = (back_ref, extent.kind) {
+        if !context.has_simple_quota {
+            found.add(place, DiskFault::OwnerWithoutSimpleQuota);
         }
-        _ => {
-            let ref_type = back_ref.item_type();
-            found.leave_out(place, DiskFault::RefOfOtherKind { ref_type });
-        }
+        extent.owner_root = Some(*root);
+    } else {
+        let ref_type = back_ref.item_type();
+        found.leave_out(place, DiskFault::RefOfOtherKind { ref_type });
     }
 }
 
