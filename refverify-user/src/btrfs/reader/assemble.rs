@@ -239,9 +239,7 @@ fn add_ref(
             found.add(place, fault);
         }
         extent.refs.push((key, count));
-        return;
-    }
-    if let (BackRef::Owner { root }, ExtentKind::Data) = (back_ref, extent.kind) {
+    } else if let (BackRef::Owner { root }, ExtentKind::Data) = (back_ref, extent.kind) {
         if !context.has_simple_quota {
             found.add(place, DiskFault::OwnerWithoutSimpleQuota);
         }
