@@ -1,7 +1,10 @@
 //! Device-mapper below the file system: it drops writes, fails them, and logs them. The monitor is
 //! given the device below, or the mapped one.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -24,7 +27,8 @@ const SUPERBLOCK_SECTOR: u64 = 128;
 const SUPERBLOCK_SECTORS: u64 = 8;
 
 pub(super) fn run_all(place: &Place) -> Result<Outcome> {
-    if !Path::new("/dev/mapper/control").exists() {
+    // Its node may be there without it.
+    if File::open("/dev/mapper/control").is_err() {
         return Ok(Outcome::Skipped("this kernel has no device-mapper".to_owned()));
     }
     drop_writes(place).context("writes that are dropped")?;
