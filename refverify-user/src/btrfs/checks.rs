@@ -9,11 +9,9 @@ mod faults;
 
 pub use faults::{DiskFault, DiskFinding, DiskFindingKind};
 
-use std::cmp::Ordering;
-
 use super::{
     DiskExtent, ExtentKind, RefKey,
-    format::{BackRef, ExtentItem, Superblock, item_type},
+    format::{BackRef, ExtentItem, InlineRefs, Superblock, item_type},
     objectid,
 };
 
@@ -110,31 +108,19 @@ impl CheckContext {
     }
 }
 
-/// The order of the inline references of one item: types ascend, sequences descend.
-#[derive(Debug, Default)]
-pub(super) struct InlineOrder {
-    last: Option<BackRef>,
-    /// The last one's, once it was needed: it costs a few checksums, and nearly every item has only
-    /// one reference.
-    last_sequence: Option<u64>,
-}
-
-impl InlineOrder {
-    /// Whether this reference may follow the one before.
-    pub(super) fn check_next(&mut self, next: BackRef) -> Option<DiskFault> {
-        let last_sequence = self.last_sequence.take();
-        let last = self.last.replace(next)?;
-        let ref_type = next.item_type();
-        let is_out_of_order = match last.item_type().cmp(&ref_type) {
-            Ordering::Less => false,
-            Ordering::Greater => true,
-            Ordering::Equal => {
-                let sequence = next.sequence();
-                self.last_sequence = Some(sequence);
-                last_sequence.unwrap_or_else(|| last.sequence()) < sequence
-            }
-        };
-        is_out_of_order.then_some(DiskFault::InlineRefOrder { ref_type })
+/// Whether the inline references of one item are in order: types ascend, and the sequences within
+/// one type descend (kernel: `check_extent_item`). Those behind one that cannot be read do not
+/// matter.
+pub(super) fn check_order(inline: InlineRefs, mut found: impl FnMut(DiskFault)) {
+    let mut last = None;
+    for back_ref in inline.map_while(Result::ok) {
+        let (ref_type, sequence) = (back_ref.item_type(), back_ref.sequence());
+        if last.is_some_and(|(last_type, last_sequence)| {
+            last_type > ref_type || (last_type == ref_type && last_sequence < sequence)
+        }) {
+            found(DiskFault::InlineRefOrder { ref_type });
+        }
+        last = Some((ref_type, sequence));
     }
 }
 

@@ -71,27 +71,28 @@ impl Tally {
             let refs = if key.is_shared() { &mut *shared } else { &mut *direct };
             refs.keys += 1;
             refs.count += u64::from(*count);
+            if !key.is_shared() {
+                let (roots, others) = (&mut self.roots, &mut self.other_roots);
+                add_to_root(roots, others, key.root, (*count).into());
+            }
         }
         self.owners += u64::from(extent.owner_root.is_some());
         let (first, last) = self.allocated.unwrap_or((extent.generation, extent.generation));
         self.allocated = Some((first.min(extent.generation), last.max(extent.generation)));
-        for (key, count) in extent.refs.iter().filter(|(key, _)| !key.is_shared()) {
-            self.add_to_root(key.root, (*count).into());
-        }
-    }
-
-    fn add_to_root(&mut self, root: u64, count: u64) {
-        if let Some(sum) = self.roots.get_mut(&root) {
-            *sum += count;
-        } else if self.roots.len() < ROOTS_MAX {
-            self.roots.insert(root, count);
-        } else {
-            self.other_roots += count;
-        }
     }
 
     /// How many extents there are.
     pub fn extents(&self) -> u64 {
         self.data.count + self.tree_blocks.iter().map(|level| level.count).sum::<u64>()
+    }
+}
+
+fn add_to_root(roots: &mut BTreeMap<u64, u64>, others: &mut u64, root: u64, count: u64) {
+    if let Some(sum) = roots.get_mut(&root) {
+        *sum += count;
+    } else if roots.len() < ROOTS_MAX {
+        roots.insert(root, count);
+    } else {
+        *others += count;
     }
 }

@@ -152,6 +152,10 @@ pub(crate) fn drive_moving(
     loop {
         while let Some(step) = reader.next_step() {
             check_step(&step, &told);
+            // Given back at once, so that the next extents take its memory.
+            if let ReaderStep::Extent(extent) = &step {
+                reader.reuse(extent.clone());
+            }
             take_step(step, &mut told);
         }
         wanted.extend(reader.poll_requests());

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::ReaderStep;
 use crate::btrfs::{
     DiskExtent, ExtentKind, RefKey,
-    checks::{self, CheckContext, DiskFault, DiskFinding, InlineOrder},
+    checks::{self, CheckContext, DiskFault, DiskFinding},
     format::{BackRef, ExtentItem, Item, item_type, parse_keyed_ref},
 };
 
@@ -140,9 +140,7 @@ impl Assembler {
             check_whole(extent, *place, open.inline_sum, self.previous, found);
             self.previous = Some((extent.bytenr, extent.len_bytes));
         }
-        if let Some((extent, _)) = open.extent.take() {
-            steps.push_back(ReaderStep::Extent(extent));
-        }
+        steps.extend(open.extent.take().map(|(extent, _)| ReaderStep::Extent(extent)));
         steps.extend(open.findings.list.drain(..).map(ReaderStep::Finding));
         self.open = None;
     }
@@ -181,8 +179,8 @@ impl OpenExtent {
         let (extent, _) = self.extent.insert((extent, place));
         context.check_form(item.key.item_type, &parsed, |fault| found.add(place, fault));
         context.check_item(extent, |fault| found.add(place, fault));
-        let mut order = InlineOrder::default();
-        for back_ref in parsed.inline {
+        let mut inline_refs = 0;
+        for back_ref in parsed.inline.clone() {
             let back_ref = match back_ref {
                 Ok(back_ref) => back_ref,
                 Err(reason) => {
@@ -190,10 +188,11 @@ impl OpenExtent {
                     break;
                 }
             };
-            if let Some(fault) = order.check_next(back_ref) {
-                found.add(place, fault);
-            }
             add_ref(context, extent, &back_ref, place, found);
+            inline_refs += 1;
+        }
+        if inline_refs > 1 {
+            checks::check_order(parsed.inline, |fault| found.add(place, fault));
         }
         self.inline_sum = checks::sum_of_counts(&extent.refs);
     }
@@ -235,23 +234,19 @@ fn add_ref(
     place: Place,
     found: &mut Findings,
 ) {
-    match (back_ref.of_kind(extent.kind), *back_ref, extent.kind) {
-        (Some((key, count)), ..) => {
-            if let Some(fault) = context.check_ref(key, back_ref) {
-                found.add(place, fault);
-            }
-            extent.refs.push((key, count));
+    if let Some((key, count)) = back_ref.of_kind(extent.kind) {
+        if let Some(fault) = context.check_ref(key, back_ref) {
+            found.add(place, fault);
         }
-        (None, BackRef::Owner { root }, ExtentKind::Data) => {
-            if !context.has_simple_quota {
-                found.add(place, DiskFault::OwnerWithoutSimpleQuota);
-            }
-            extent.owner_root = Some(root);
+        extent.refs.push((key, count));
+    } else if let (BackRef::Owner { root }, ExtentKind::Data) = (back_ref, extent.kind) {
+        if !context.has_simple_quota {
+            found.add(place, DiskFault::OwnerWithoutSimpleQuota);
         }
-        _ => {
-            let ref_type = back_ref.item_type();
-            found.leave_out(place, DiskFault::RefOfOtherKind { ref_type });
-        }
+        extent.owner_root = Some(*root);
+    } else {
+        let ref_type = back_ref.item_type();
+        found.leave_out(place, DiskFault::RefOfOtherKind { ref_type });
     }
 }
 

@@ -100,6 +100,9 @@ pub enum ReaderStep {
     },
 }
 
+// One more word than its most frequent variant.
+const _: () = assert!(size_of::<ReaderStep>() <= size_of::<DiskExtent>() + 8);
+
 /// Why a file system's extent tree cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReaderError {
