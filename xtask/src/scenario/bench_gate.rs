@@ -143,13 +143,13 @@ fn plant(
     let made = wrong.at_rate(0)?;
     honest.at_rate(0)?;
     workload.map(Workload::stop).transpose()?;
-    Ok((made.made, late_ms))
+    Ok((made.records, late_ms))
 }
 
 /// Works until there are enough, or time is up.
 fn wait_for_findings(scratch: &Scratch, monitor: &Monitor, load: Load) -> Result<Vec<f64>> {
     let source = scratch.path("source");
-    fs::write(&source, [1; 64 << 10])?;
+    fs::write(&source, vec![1; 64 << 10])?;
     let (source, target) = (File::open(source)?, File::create(scratch.path("target"))?);
     let mut late_ms = Vec::new();
     let end = Instant::now() + LIMIT;
@@ -159,7 +159,7 @@ fn wait_for_findings(scratch: &Scratch, monitor: &Monitor, load: Load) -> Result
         }
         let asleep = Instant::now();
         thread::sleep(STEP);
-        late_ms.push((asleep.elapsed() - STEP).as_secs_f64() * 1000.0);
+        late_ms.push(asleep.elapsed().saturating_sub(STEP).as_secs_f64() * 1000.0);
     }
     Ok(late_ms)
 }

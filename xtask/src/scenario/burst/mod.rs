@@ -157,11 +157,11 @@ fn judge(case: &Case, made: &Made, ended: &Ended) -> Result<()> {
     let coverage = ended.coverage()?;
     let lost = ended.events_lost()?;
     let seen = coverage["events_seen"].as_u64().context("no events_seen")?;
-    println!("  of {} records {seen} were seen and {lost} lost", made.met + made.made);
+    println!("  of {} records {seen} were seen and {lost} lost", made.met + made.records);
     ensure!(
-        seen + lost >= made.met + made.made,
+        seen + lost >= made.met + made.records,
         "{} records were made, but {seen} seen and {lost} told as lost",
-        made.met + made.made
+        made.met + made.records
     );
     if lost == 0 {
         ensure!(!case.loses, "nothing was lost, however much was made");

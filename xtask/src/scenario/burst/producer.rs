@@ -49,7 +49,7 @@ pub(crate) struct Made {
     /// References that the kernel made.
     pub(crate) met: u64,
     /// Records that were made up, with those that found no room.
-    pub(crate) made: u64,
+    pub(crate) records: u64,
     /// Transactions in which some of these found no room.
     pub(crate) lost_in: Vec<u64>,
 }
@@ -90,7 +90,7 @@ impl Producer {
         Ok(Made {
             time: Duration::from_nanos(number("time_ns")?),
             met: number("met")?,
-            made: number("made")?,
+            records: number("made")?,
             lost_in: lost_in.iter().filter_map(Value::as_u64).collect(),
         })
     }
@@ -107,10 +107,10 @@ impl Drop for Producer {
 impl Made {
     /// What came after `before`, a second: of the kernel, and made up.
     pub(crate) fn rates_since(&self, before: &Self) -> (u64, u64) {
-        let ns = (self.time - before.time).as_nanos().max(1);
+        let ns = self.time.saturating_sub(before.time).as_nanos().max(1);
         let rate = |count: u64| u64::try_from(u128::from(count) * 1_000_000_000 / ns);
         let per_second = |count| rate(count).unwrap_or(u64::MAX);
-        (per_second(self.met - before.met), per_second(self.made - before.made))
+        (per_second(self.met - before.met), per_second(self.records - before.records))
     }
 }
 
