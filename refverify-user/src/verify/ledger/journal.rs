@@ -259,6 +259,10 @@ impl Journal {
     }
 
     /// Puts the changes in order of bytenr, where too many are not.
+    #[expect(
+        clippy::stable_sort_primitive,
+        reason = "the stable one makes use of stretches that are in order already"
+    )]
     pub(super) fn sort(&mut self) {
         let mut begin = self.sorted.len();
         if self.entries.len() - begin <= Self::UNSORTED_MAX {
@@ -271,7 +275,6 @@ impl Journal {
         {
             begin = before;
         }
-        // The stable one makes use of stretches that are in order.
         self.sorted[begin..].sort();
         self.stretches.push(begin);
     }
