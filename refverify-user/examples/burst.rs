@@ -115,9 +115,8 @@ fn layout_in(id: u32) -> Fallible<[u8; size_of::<Layout>()]> {
 
 /// From now on so many records a second. An honest extent has two, a wrong one a single one.
 fn pace_of(rate: u64, is_wrong: bool) -> Pace {
-    let records = if is_wrong { 1 } else { 2 };
-    let step_ns =
-        (records * 1_000_000_000_u64).checked_div(rate).map_or(0, |step_ns| step_ns.max(1));
+    let records: u64 = if is_wrong { 1 } else { 2 };
+    let step_ns = (records * 1_000_000_000).checked_div(rate).map_or(0, |step_ns| step_ns.max(1));
     [step_ns, now_ns(), u64::from(is_wrong)]
 }
 

@@ -261,7 +261,7 @@ impl Journal {
     /// Puts the changes in order of bytenr, where too many are not.
     #[expect(
         clippy::stable_sort_primitive,
-        reason = "the stable one makes use of stretches that are in order"
+        reason = "the stable one makes use of stretches that are in order already"
     )]
     pub(super) fn sort(&mut self) {
         let mut begin = self.sorted.len();
