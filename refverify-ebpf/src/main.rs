@@ -4,7 +4,7 @@
 //! Two sets of hooks do the same job, and user space attaches one of them: [`kprobes`] see
 //! all, [`tracepoints`] serve on kernels without kprobes. What they share is in [`fs`] (whose
 //! event is it), [`record`] (how it gets out) and [`kernel`] (how kernel memory is read). That the
-//! kernel missed no kprobe is checked by [`cross_check`].
+//! kernel missed no kprobe is shown by [`second_count`] and [`cross_check`].
 //!
 //! A program never guesses: what it cannot read, and what finds the ring buffer full, is
 //! counted, and user space then knows that it missed something.
@@ -26,6 +26,7 @@ mod kernel;
 mod kprobes;
 mod maps;
 mod record;
+mod second_count;
 mod tracepoints;
 
 /// The helpers that read kernel memory are reserved to programs under the GPL.
