@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     Outcome, Place,
-    compare::{Frozen, compare_if_live, flush, superblock},
+    compare::{compare_if_live, flush, superblock},
     field::sync,
     monitor::{Monitor, STATUS_COVERAGE_LOST, of_type},
     scratch::Scratch,
@@ -100,10 +100,7 @@ fn compare_when_live(scratch: &Scratch, monitor: &mut Monitor) -> Result<usize> 
     loop {
         ensure!(Instant::now() < end, "it did not come back to verifying");
         worked_on(scratch)?;
-        let frozen = Frozen::freeze(scratch)?;
-        let extents = compare_if_live(scratch, monitor)?;
-        drop(frozen);
-        if let Some(extents) = extents {
+        if let Some(extents) = compare_if_live(scratch, monitor)? {
             return Ok(extents);
         }
     }
