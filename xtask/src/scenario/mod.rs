@@ -54,6 +54,8 @@ pub(crate) enum Tested {
     HereOnly,
     /// In a VM with one kernel alone: it needs what this machine's kernel may not have.
     InOneVm,
+    /// On this machine, and there: kprobes see more of it than raw tracepoints do.
+    HereAndInOneVm,
     /// Nowhere: it is run by hand, or by another scenario.
     No,
 }

@@ -62,7 +62,8 @@ fn scenarios(tally: &mut Tally) {
     let vms: Vec<_> =
         vm::LINES.iter().map(|line| (line.name, prepare(line.name, &xtask, &monitor))).collect();
     println!("\n== scenarios, on this machine's kernel and in VMs with Debian's");
-    let is_here = |tested| matches!(tested, Tested::Everywhere | Tested::HereOnly);
+    let is_here =
+        |tested| matches!(tested, Tested::Everywhere | Tested::HereOnly | Tested::HereAndInOneVm);
     let here = scenario::all().filter(|scenario| is_here(scenario.tested)).map(|scenario| {
         Test::new(format!("{} here", scenario.name), || live::run(scenario, &monitor))
     });
@@ -82,7 +83,7 @@ fn tested_in(line: &str) -> impl Iterator<Item = &'static Scenario> {
     let is_the_one = line == ONE_LINE;
     scenario::all().filter(move |scenario| match scenario.tested {
         Tested::Everywhere => true,
-        Tested::InOneVm => is_the_one,
+        Tested::InOneVm | Tested::HereAndInOneVm => is_the_one,
         Tested::HereOnly | Tested::No => false,
     })
 }

@@ -44,7 +44,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "log-replay",
         about: "a crash after fsync: what the mount replays is known to the ledger",
-        tested: Tested::Everywhere,
+        tested: Tested::HereAndInOneVm,
         run: log_replay::run,
     },
     Scenario {
