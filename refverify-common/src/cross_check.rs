@@ -15,7 +15,8 @@
 //! tracepoint that is not attached yet or was skipped itself: all of it makes fewer tracepoints,
 //! never more. It hides a miss only as long as it lasts, the failed calls until the transaction
 //! ends. At its last tracepoint nothing is on its way any more, so that each miss shows before the
-//! transaction is committed, unless just as many of its calls failed.
+//! transaction is committed, unless just as many of its calls failed. Hence the kprobes are attached
+//! before the tracepoints, and let go after them.
 //!
 //! No call of a transaction is under way when the next one begins (see `verify/order.rs`). So it is
 //! enough to know which transaction entered last: the tracepoint, whose arguments do not tell, is

@@ -108,10 +108,11 @@ impl Arming {
 impl Armed {
     /// Lets the hooks go. What they have recorded stays.
     pub(super) fn let_go(&mut self) {
-        self.attached.clear();
+        // First: calls that only this counts would be taken for missed ones.
         if let Some(count) = &mut self.second_count {
             count.let_go();
         }
+        self.attached.clear();
     }
 
     /// Counts a second time while, as far as has been told, a watched file system is mounted.

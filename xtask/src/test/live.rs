@@ -44,7 +44,10 @@ pub(super) fn run(scenario: &Scenario, monitor: &Path) -> Result<Outcome> {
         _ => {
             let lines: Vec<&str> = output.lines().collect();
             let shown = lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n");
-            Outcome::Failed(format!("{} (see {})\n{shown}", done.status, log.display()))
+            // The summary repeats only the first line, which has to say what was wrong.
+            let error = lines.iter().rfind(|line| line.starts_with("error: "));
+            let why = error.map_or_else(|| done.status.to_string(), ToString::to_string);
+            Outcome::Failed(format!("{why}\n{shown}\n(all of it: {})", log.display()))
         }
     })
 }
