@@ -25,8 +25,8 @@ pub(super) struct Blocks {
     spilled_bytes: usize,
     /// Serves again for each entry.
     entry: Vec<u8>,
-    /// The positions of what was brought near, as of so many changes of the index.
-    near: (u64, Vec<Position>),
+    /// Where what was brought near was found; pages may have come and gone since.
+    near: Vec<Position>,
 }
 
 /// Where an extent is, or would be, until the next change.
@@ -48,9 +48,8 @@ impl Blocks {
 
     /// As [`Self::find`], for one of the extents that were brought near.
     pub(super) fn find_near(&self, number: usize, bytenr: u64) -> Option<Place> {
-        let (changes, positions) = &self.near;
-        match positions.get(number) {
-            Some(&position) if *changes == self.index.changes() => {
+        match self.near.get(number) {
+            Some(&position) if self.index.is_at(position, bytenr) => {
                 Some(self.find_in(position, bytenr))
             }
             _ => self.find(bytenr),
@@ -66,11 +65,9 @@ impl Blocks {
     /// Brings what will be looked for near, in order of bytenr, all of it at once: memory is
     /// far, and one extent after the other would wait for it each time anew.
     pub(super) fn bring_near(&mut self, bytenrs: impl Iterator<Item = u64> + Clone) {
-        let (changes, positions) = &mut self.near;
-        *changes = self.index.changes();
-        self.index.find_all(bytenrs, positions);
+        self.index.find_all(bytenrs, &mut self.near);
         let mut touched = 0;
-        for &position in &*positions {
+        for &position in &self.near {
             touched ^= self.arena.page(self.index.at(position).1).touch();
         }
         std::hint::black_box(touched);
@@ -332,10 +329,15 @@ impl Blocks {
         }
     }
 
+    #[inline]
     fn unspill(&mut self, bytenr: u64) {
-        if !self.spilled.is_empty()
-            && let Some(bytes) = self.spilled.remove(&bytenr)
-        {
+        if !self.spilled.is_empty() {
+            self.take_spilled(bytenr);
+        }
+    }
+
+    fn take_spilled(&mut self, bytenr: u64) {
+        if let Some(bytes) = self.spilled.remove(&bytenr) {
             self.spilled_bytes -= bytes.len();
         }
     }

@@ -17,7 +17,6 @@ pub(super) struct Index {
         reason = "a chunk is large, and making room moves what stands behind"
     )]
     chunks: Vec<Box<Chunk>>,
-    changes: u64,
 }
 
 type Fences = [u64; CHUNK / FENCE];
@@ -112,9 +111,16 @@ impl Index {
         Some(Position { chunk: chunk as u32, slot: slot as u32 })
     }
 
-    /// How often pages came or went. Positions are void after the next time.
-    pub(super) const fn changes(&self) -> u64 {
-        self.changes
+    /// Whether the page at a position, which may have been found before others came and went, is
+    /// the one for `bytenr`.
+    #[inline]
+    pub(super) fn is_at(&self, position: Position, bytenr: u64) -> bool {
+        let (number, slot) = (position.chunk as usize, position.slot as usize);
+        let Some(chunk) = self.chunks.get(number).filter(|chunk| slot < chunk.len) else {
+            return false;
+        };
+        let next = chunk.keys[..chunk.len].get(slot + 1).or_else(|| self.firsts.get(number + 1));
+        chunk.keys[slot] <= bytenr && next.is_none_or(|&next| bytenr < next)
     }
 
     /// Looks many extents up, level by level, each level touching what the next needs: so they
@@ -199,7 +205,6 @@ impl Index {
     }
 
     fn insert_at(&mut self, chunk: usize, slot: usize, key: u64, page: u32) {
-        self.changes += 1;
         if self.chunks.is_empty() {
             self.chunks.push(Chunk::new());
             self.firsts.push(key);
@@ -216,7 +221,6 @@ impl Index {
     pub(super) fn remove(&mut self, position: Position) {
         let Position { chunk, slot } = position;
         let chunk = chunk as usize;
-        self.changes += 1;
         self.chunks[chunk].remove(slot as usize);
         if self.chunks[chunk].len == 0 {
             self.chunks.remove(chunk);
@@ -263,6 +267,31 @@ mod tests {
         for &(key, page) in &all {
             assert_eq!(index.at(index.find(key + 9).unwrap()), (key, page));
         }
+    }
+
+    #[test]
+    fn an_old_position_is_trusted_only_where_it_would_be_found_again() {
+        let mut index = Index::default();
+        for key in 0..600 {
+            index.insert(key * 10, key as u32);
+        }
+        let bytenrs: Vec<u64> = (0..6100).step_by(7).collect();
+        let old: Vec<_> = bytenrs.iter().map(|&bytenr| index.find(bytenr).unwrap()).collect();
+        let mut trusted = Vec::new();
+        for change in 0..600 {
+            for (&bytenr, &position) in bytenrs.iter().zip(&old) {
+                let is_found = index.find(bytenr) == Some(position);
+                assert_eq!(index.is_at(position, bytenr), is_found, "{change}: {bytenr}");
+            }
+            trusted
+                .push(old.iter().zip(&bytenrs).filter(|(at, of)| index.is_at(**at, **of)).count());
+            if change % 3 == 0 {
+                index.insert(change * 10 + 5, 0);
+            } else {
+                index.remove(index.find(change * 10).unwrap());
+            }
+        }
+        assert!(trusted[0] == old.len() && trusted[5] > 0 && trusted[599] < old.len() / 10);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::{
     journal::{Happened, Journal},
     run::RunBuilder,
     runs::Runs,
-    sort::sort_by_bytenr,
+    sort::sort_roughly,
 };
 use crate::{
     btrfs::DiskExtent,
@@ -43,7 +43,7 @@ pub struct PackedLedger {
 /// a time, and few enough that all stay near until their turn.
 const NEAR: usize = 64;
 
-/// Brings events near, all of them at once: in order of bytenr they are anywhere in their batch.
+/// Brings events near, all of them at once: by bytenr they are anywhere in their batch.
 fn bring_near(events: &[Event], some: &[(u64, u32)]) {
     let mut touched = 0;
     for &(_, place) in some {
@@ -114,7 +114,7 @@ impl PackedLedger {
     }
 
     /// Judges the events at some places of a batch. Only the order of events on one extent
-    /// matters; in order of bytenr they are quicker to look up and to turn into history.
+    /// matters; roughly by bytenr they are quicker to look up and to turn into history.
     pub(super) fn apply_places(
         &mut self,
         events: &[Event],
@@ -122,7 +122,7 @@ impl PackedLedger {
     ) -> Judged {
         let by_bytenr = |place: usize| Some((bytenr_of(&events[place])?, place as u32));
         let mut order: Vec<(u64, u32)> = places.filter_map(by_bytenr).collect();
-        sort_by_bytenr(&mut order);
+        sort_roughly(&mut order);
         let mut judged = Judged::default();
         for some in order.chunks(NEAR) {
             self.apply_some(events, some, &mut judged);

@@ -9,8 +9,7 @@ pub(super) fn sort_by_bytenr(pairs: &mut Vec<(u64, u32)>) {
         pairs.sort_unstable();
         return;
     }
-    let low = pairs.iter().fold(u64::MAX, |low, &(bytenr, _)| low.min(bytenr));
-    let differing = pairs.iter().fold(0, |bits, &(bytenr, _)| bits | (bytenr - low));
+    let (low, differing) = spread_of(pairs);
     let mut scratch = vec![(0, 0); pairs.len()];
     let mut shift = differing.trailing_zeros();
     while shift < u64::BITS && differing >> shift != 0 {
@@ -18,6 +17,22 @@ pub(super) fn sort_by_bytenr(pairs: &mut Vec<(u64, u32)>) {
         std::mem::swap(pairs, &mut scratch);
         shift += DIGIT_BITS;
     }
+}
+
+/// Sorts pairs roughly: what lies near to one another comes near to one another, and pairs of the
+/// same bytenr keep their order.
+pub(super) fn sort_roughly(pairs: &mut Vec<(u64, u32)>) {
+    let (low, differing) = spread_of(pairs);
+    let shift = (u64::BITS - differing.leading_zeros()).saturating_sub(DIGIT_BITS);
+    let mut sorted = vec![(0, 0); pairs.len()];
+    pass(pairs, &mut sorted, |bytenr| ((bytenr - low) >> shift) as usize % DIGITS);
+    *pairs = sorted;
+}
+
+/// The lowest bytenr, and the bits by which the others may differ from it.
+fn spread_of(pairs: &[(u64, u32)]) -> (u64, u64) {
+    let low = pairs.iter().fold(u64::MAX, |low, &(bytenr, _)| low.min(bytenr));
+    (low, pairs.iter().fold(0, |bits, &(bytenr, _)| bits | (bytenr - low)))
 }
 
 /// Fewer than this are sorted by comparing.
@@ -45,6 +60,24 @@ fn pass(from: &[(u64, u32)], to: &mut [(u64, u32)], digit: impl Fn(u64) -> usize
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_sorted_roughly_is_all_there_and_keeps_the_order_on_each_bytenr() {
+        for bits in [0, 1, 10, 11, 12, 40, 64] {
+            let bytenr = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).unbounded_shr(64 - bits);
+            let mut pairs: Vec<_> =
+                (0..3000_u32).map(|n| (bytenr(u64::from(n % 997)), n)).collect();
+            let mut sorted = pairs.clone();
+            sorted.sort_unstable();
+            sort_roughly(&mut pairs);
+            pairs.sort_by_key(|&(bytenr, _)| bytenr);
+            assert_eq!(pairs, sorted, "{bits} bits");
+        }
+        let mut few = vec![(3 << 40, 0), (1 << 40, 1), (2 << 40, 2), (1 << 40, 3)];
+        sort_roughly(&mut few);
+        assert_eq!(few, [(1 << 40, 1), (1 << 40, 3), (2 << 40, 2), (3 << 40, 0)]);
+        sort_roughly(&mut Vec::new());
+    }
 
     #[test]
     fn many_are_sorted_as_few_are() {
