@@ -76,7 +76,7 @@ impl Arming {
         let devices = &self.devices;
         let (mut ebpf, watched) = probes::load(&hooks, &layout.ebpf, devices, self.ring_bytes)?;
         let ring = probes::ring(&mut ebpf)?;
-        let losses = LossCounters::new(losses_map(&mut ebpf)?, &ebpf);
+        let losses = LossCounters::new(losses_map(&mut ebpf)?, &ebpf)?;
         let chunk_trees = if layout.knows_devices() {
             None
         } else {

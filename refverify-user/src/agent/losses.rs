@@ -1,8 +1,12 @@
 //! What was lost, as the kernel side counts it.
 
 use std::{
-    fs, io,
-    os::fd::{AsFd, AsRawFd},
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, RawFd},
+        unix::fs::FileExt,
+    },
 };
 
 use aya::{
@@ -17,22 +21,22 @@ use crate::feed::{FsSlot, Loss, LossSource};
 pub(super) struct LossCounters {
     counted: PerCpuArray<MapData, Losses>,
     counted_before: Losses,
-    /// `fdinfo` files of the programs.
-    programs: Vec<String>,
+    /// `fdinfo` files of the programs. They stay open, since they are read at every drain.
+    programs: Vec<File>,
     missed_before: u64,
 }
 
 impl LossCounters {
     /// The counters in `map`, and those of all loaded programs of `ebpf`.
-    pub(super) fn new(map: PerCpuArray<MapData, Losses>, ebpf: &Ebpf) -> Self {
+    pub(super) fn new(map: PerCpuArray<MapData, Losses>, ebpf: &Ebpf) -> Result<Self, LossError> {
         let loaded = ebpf.programs().filter_map(|(_, program)| program.fd().ok());
-        let fdinfo = |fd: i32| format!("/proc/self/fdinfo/{fd}");
-        Self {
+        let fdinfos = loaded.map(|fd| fdinfo(fd.as_fd().as_raw_fd()));
+        Ok(Self {
             counted: map,
             counted_before: [0; 3 * LOSS_SLOTS],
-            programs: loaded.map(|fd| fdinfo(fd.as_fd().as_raw_fd())).collect(),
+            programs: fdinfos.collect::<Result<_, _>>()?,
             missed_before: 0,
-        }
+        })
     }
 
     /// What was lost since the last call.
@@ -53,8 +57,8 @@ impl LossCounters {
     /// (`bpf_prog_info.recursion_misses`; kernels before 5.12 do not tell).
     fn missed(&self) -> Result<u64, LossError> {
         let mut total = 0;
-        for path in &self.programs {
-            total += recursion_misses(&fs::read_to_string(path)?);
+        for program in &self.programs {
+            total += number_in(program, "recursion_misses:")?;
         }
         Ok(total)
     }
@@ -62,7 +66,7 @@ impl LossCounters {
 
 /// The counters cannot be read, so nothing can be said of completeness.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LossError {
+pub enum LossError {
     /// The map.
     #[error("cannot read the loss counters: {0}")]
     Map(#[from] MapError),
@@ -105,14 +109,25 @@ fn slot_of(index: usize) -> Option<FsSlot> {
     u32::try_from(index).ok().filter(|_| index < SLOTS_MAX).map(FsSlot)
 }
 
-/// `recursion_misses:<tab>N` of a program's `fdinfo` (kernel: `bpf_prog_show_fdinfo`).
-fn recursion_misses(fdinfo: &str) -> u64 {
-    let value = fdinfo.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
-    value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+fn fdinfo(fd: RawFd) -> io::Result<File> {
+    File::open(format!("/proc/self/fdinfo/{fd}"))
+}
+
+/// The number behind a name in an `fdinfo` file, as it is now: each reading from its start makes it
+/// anew (kernel: `seq_read_iter`; for a program `bpf_prog_show_fdinfo`). 0 where the name is not.
+fn number_in(fdinfo: &File, name: &str) -> io::Result<u64> {
+    // Those of programs take some 250 bytes.
+    let mut bytes = [0; 1024];
+    let len_bytes = fdinfo.read_at(&mut bytes, 0)?;
+    let text = String::from_utf8_lossy(&bytes[..len_bytes]);
+    let value = text.lines().find_map(|line| line.strip_prefix(name));
+    Ok(value.and_then(|value| value.trim().parse().ok()).unwrap_or(0))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Seek, SeekFrom};
+
     use refverify_common::{SLOT_UNKNOWN, missed_index, ring_full_index, unreadable_index};
 
     use super::*;
@@ -145,8 +160,14 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_does_not_count_skipped_programs_counts_none() {
-        assert_eq!(recursion_misses("prog_type:\t17\nrecursion_misses:\t42\n"), 42);
-        assert_eq!(recursion_misses("prog_type:\t17\nprog_jited:\t1\n"), 0);
+    fn what_an_open_fdinfo_file_tells_is_as_of_now() {
+        let mut file = tempfile::tempfile().unwrap();
+        let told = fdinfo(file.as_raw_fd()).unwrap();
+        for offset in [0, 42, 7] {
+            file.seek(SeekFrom::Start(offset)).unwrap();
+            assert_eq!(number_in(&told, "pos:").unwrap(), offset);
+        }
+        // As of kernels that do not count skipped programs.
+        assert_eq!(number_in(&told, "recursion_misses:").unwrap(), 0);
     }
 }

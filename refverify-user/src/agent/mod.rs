@@ -71,6 +71,7 @@ pub use btf::BtfError;
 pub use device::DeviceError;
 pub use disks::{Disks, DisksError};
 pub use layout::LayoutError;
+pub use losses::LossError;
 pub use member::Member;
 pub use members::Members;
 pub use preflight::PreflightError;
@@ -118,6 +119,9 @@ pub enum AgentError {
     /// The eBPF programs cannot be put in force.
     #[error(transparent)]
     Probes(#[from] ProbeError),
+    /// What is lost cannot be known.
+    #[error(transparent)]
+    Losses(#[from] LossError),
     /// Too many devices.
     #[error("{given} devices are too many; at most {max} can be watched at once", max = SLOTS_MAX)]
     TooManyDevices {
