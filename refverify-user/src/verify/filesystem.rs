@@ -8,11 +8,11 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    BlindCause, Coverage, Disorder, ExtentDump, FsState, Notice, Share, Span,
+    BlindCause, Disorder, FsState, Notice, Span,
     audit::{Audit, AuditConfig},
     cut::{Cut, Unread},
     gate::Gate,
-    giving_up::{GivingUp, given_up_to},
+    giving_up::GivingUp,
     ledger::{Ledger as _, Limits, ShardedLedger},
     order::Order,
     seeder::Seeder,
@@ -27,9 +27,12 @@ mod at_rest;
 mod audited;
 mod judging;
 mod reading;
+mod refusal;
 mod superblock;
+mod telling;
 
 use at_rest::AtRest;
+use refusal::Refusals;
 use superblock::SuperblockCheck;
 
 /// What a file system wants and tells while a message is handled.
@@ -117,14 +120,6 @@ impl NewLedger {
     }
 }
 
-/// Why it was refused in this mount, and whether that may pass.
-#[derive(Default)]
-struct Refusals {
-    count: u32,
-    /// Not to be tried again before; `None` is never.
-    try_again_ns: Option<u64>,
-}
-
 #[derive(Default)]
 struct Counts {
     seen: u64,
@@ -139,11 +134,6 @@ struct Counts {
 const MOVE_ON_NS: u64 = 3_000_000_000;
 /// How often progress is told.
 const TELL_NS: u64 = 500_000_000;
-/// How long after a refusal that may pass it is tried again; doubled each time.
-const TRY_AGAIN_NS: u64 = 100_000_000;
-const TRY_AGAIN_DOUBLINGS: u32 = 12;
-/// What a block met or a fault told takes, at most.
-const HELD_BYTES: usize = 128;
 /// Where the reading's number sits in a request's id.
 const READING_SHIFT: u32 = 40;
 
@@ -388,11 +378,6 @@ impl FileSystem {
         fx.notices.push(Notice::Named { fs: self.slot, fsid });
     }
 
-    fn tell_given_up(&mut self, fx: &mut Effects) {
-        let news = self.giving_up.news(&self.ledger.kept());
-        fx.notices.extend(news.into_iter().map(|what| Notice::GaveUp { fs: self.slot, what }));
-    }
-
     /// Time passes.
     pub(crate) fn tick(&mut self, time_ns: u64, gate: &mut Gate, fx: &mut Effects) {
         self.time_ns = time_ns;
@@ -440,111 +425,6 @@ impl FileSystem {
         self.found_in = self.found_in.split_off(&upto.saturating_add(1));
         if self.state == FsState::Live {
             self.exact_upto = upto;
-        }
-    }
-
-    /// It cannot be verified, in this mount.
-    fn refuse(&mut self, reason: String, fx: &mut Effects) {
-        self.refusals.try_again_ns = None;
-        self.check.forget();
-        self.spans.close(self.newest_transid, FsState::Refused);
-        self.counts.mounts_unverified += 1;
-        self.stop_reading();
-        self.state = FsState::Refused;
-        fx.notices.push(Notice::Refused { fs: self.slot, reason });
-    }
-
-    /// It cannot be verified as it is now on disk, which the next commit may mend: the kernel may
-    /// be using older roots than the superblock names (`usebackuproot`).
-    fn refuse_for_now(&mut self, reason: String, fx: &mut Effects) {
-        self.refuse(reason, fx);
-        let wait_ns = TRY_AGAIN_NS << self.refusals.count.min(TRY_AGAIN_DOUBLINGS);
-        self.refusals.count += 1;
-        self.refusals.try_again_ns = Some(self.time_ns.saturating_add(wait_ns));
-    }
-
-    /// A file system that was refused has made a commit: two transactions at most are under way
-    /// beyond it, of which events have not been kept.
-    fn try_again(&mut self, committed: u64, fx: &mut Effects) {
-        if self.refusals.try_again_ns.is_some_and(|at| at <= self.time_ns) {
-            let first_usable = committed.saturating_add(2);
-            self.begin(first_usable);
-            self.wait_for_commit(first_usable, fx);
-        }
-    }
-
-    /// Refuses the file system where it would take more than its share.
-    pub(crate) fn keep_within(&mut self, share: Share, fx: &mut Effects) {
-        let kept = self.ledger.kept();
-        // What explains findings is given up by itself.
-        let in_use_bytes = kept.total_bytes.saturating_sub(kept.history_bytes);
-        let held = self.known.len() + self.told_on_disk.len();
-        let held_bytes = in_use_bytes + (held * HELD_BYTES) as u64;
-        let ranges = self.cut.ranges();
-        if held_bytes > share.memory_max_bytes {
-            self.over_share(&format!("{held_bytes} bytes of what is known of extents"), fx);
-        } else if ranges > share.waiting_max {
-            self.over_share(&format!("{ranges} ranges that are to be read again"), fx);
-        }
-    }
-
-    /// Refuses it, and lets go what is held of it.
-    pub(crate) fn over_share(&mut self, what: &str, fx: &mut Effects) {
-        if self.is_watching() {
-            self.ledger = self.new_ledger.begin();
-            self.cut = Cut::new(0);
-            self.told_on_disk.clear();
-            self.refuse(format!("{what} are more than its share"), fx);
-            self.known = KnownTree::default();
-        }
-    }
-
-    /// What was verified, at the end.
-    pub(crate) fn coverage(&mut self) -> Coverage {
-        self.spans.close(self.last_ended(), self.state);
-        let kept = self.ledger.kept();
-        Coverage {
-            fs: self.slot,
-            device: self.device.clone(),
-            fsid: self.fsid,
-            state: self.state,
-            verified: self.spans.verified(),
-            blind: self.spans.blind(),
-            undone: self.undone.clone(),
-            events_seen: self.counts.seen,
-            events_applied: self.counts.applied,
-            events_on_disk: self.counts.on_disk + self.cut.left_to_disk(),
-            events_retracted: self.counts.retracted,
-            mounts_unverified: self.counts.mounts_unverified,
-            audits: self.counts.audits + self.audit.as_ref().map_or(0, Audit::done),
-            extents: self.ledger.live(),
-            histories_given_up: given_up_to(kept.history_after),
-            freed_given_up: given_up_to(kept.tombstones_after),
-        }
-    }
-
-    /// What is known of one extent.
-    pub(crate) fn extent(&self, bytenr: u64) -> Option<ExtentDump> {
-        self.ledger.dump(bytenr)
-    }
-
-    /// The ledger as text, as `docs/ledger-dump.md` describes it.
-    pub(crate) fn dump(&self, out: &mut String) {
-        super::dump::write(
-            out,
-            self.slot,
-            &self.device,
-            self.dump_state(),
-            self.signalled_or_read(),
-            &self.ledger,
-        );
-    }
-
-    /// An extent that is yet to be read again is no basis for a comparison.
-    fn dump_state(&self) -> FsState {
-        match self.state {
-            FsState::Live if self.cut.unread_ranges().next().is_some() => FsState::Seeding,
-            state => state,
         }
     }
 

@@ -1,11 +1,12 @@
 //! The ledger: which extents should be in the extent tree, which references each should have,
 //! and what was done to it.
 //!
-//! There are two, behind one trait. [`PlainLedger`] is maps of maps, meant to be obviously
-//! right; tests hold it beside the other. [`PackedLedger`] is what runs: a few bytes for each
-//! extent, changed in place, and a journal that takes back what is not durable yet.
+//! There are three, behind one trait. [`PlainLedger`] is maps of maps, meant to be obviously
+//! right; tests hold it beside the others. [`PackedLedger`] has a few bytes for each extent, changed
+//! in place, and a journal that takes back what is not durable yet. [`ShardedLedger`] is what runs:
+//! packed ledgers, each for its stripes of the bytenrs.
 //!
-//! Both know two states of an extent. Its *base* is what the last durable superblock contains.
+//! All know two states of an extent. Its *base* is what the last durable superblock contains.
 //! The changes made by later transactions are *pending*. So a state as of any later generation can
 //! be had, and changes can be undone.
 //!
