@@ -11,12 +11,17 @@
 //! calls entered  =  tracepoints fired + calls between the two now + calls that failed
 //! ```
 //!
-//! and more tracepoints than entries prove a miss. What is on its way at the moment of looking, a
+//! and more tracepoints than entries prove a miss. What is on its way at the moment of looking, and a
 //! tracepoint that is not attached yet or was skipped itself: all of it makes fewer tracepoints,
-//! never more. It hides a miss only as long as it lasts, the failed calls until the transaction
-//! ends. At its last tracepoint nothing is on its way any more, so that each miss shows before the
-//! transaction is committed, unless just as many of its calls failed. Hence the kprobes are attached
-//! before the tracepoints, and let go after them.
+//! never more. A call that is on its way hides a miss until its own tracepoint fires, or until it
+//! returns: one that failed counts as fired then. At a transaction's last tracepoint nothing is on its
+//! way any more, so that each miss shows before the transaction is committed. Calls that entered before
+//! the tracepoints were attached, and failed ones whose return was missed, hide as many misses until
+//! their transaction ends. The kprobes are attached before the tracepoints, and let go after them.
+//!
+//! A miss while another call is on its way is told only when that one has fired. A finding that rests
+//! on it may be told before, if the other call waits for memory for longer than the publication gate
+//! does: some milliseconds.
 //!
 //! No call of a transaction is under way when the next one begins (see `verify/order.rs`). So it is
 //! enough to know which transaction entered last: the tracepoint, whose arguments do not tell, is
@@ -79,7 +84,8 @@ impl CrossCheck {
         self.newest.store(transid);
     }
 
-    /// A call's tracepoint fires. True if that proves that an entry was missed, once for each.
+    /// A call's tracepoint fires. True if that proves that an entry was missed: once for each, or twice
+    /// where another fires on another CPU just then, which hides another miss of the transaction.
     #[inline(always)]
     #[must_use]
     pub fn fire(&self) -> bool {
@@ -96,6 +102,15 @@ impl CrossCheck {
             calls.add(ENTERED);
         }
         is_missed
+    }
+
+    /// A call has failed, and so no tracepoint of it fires.
+    #[inline(always)]
+    pub fn fail(&self) {
+        let newest = self.newest.load();
+        if newest != 0 && newest != self.met_in.load() {
+            self.of(newest).add(FIRED);
+        }
     }
 
     #[inline(always)]
@@ -158,7 +173,18 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_failed_hides_a_miss_no_longer_than_its_transaction() {
+    fn a_call_that_failed_hides_a_miss_no_longer_than_until_it_returns() {
+        let check = met();
+        check.enter(8);
+        assert!(!check.fire(), "as if the failed call had fired");
+        check.fail();
+        assert!(call(&check, 8), "the next call shows it");
+        assert!(!call(&check, 8));
+        assert!(check.fire(), "and it hides nothing more");
+    }
+
+    #[test]
+    fn a_failed_call_that_nobody_tells_of_hides_a_miss_no_longer_than_its_transaction() {
         let check = met();
         check.enter(8);
         assert!(!check.fire(), "as if the failed call had fired");

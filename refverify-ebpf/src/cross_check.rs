@@ -1,5 +1,5 @@
 //! The calls of each watched file system, counted twice: see [`CrossCheck`] for what that proves.
-//! A miss counts as a loss at once, and so before any finding that rests on it can be told.
+//! A miss counts as a loss as soon as it shows.
 
 use refverify_common::{CrossCheck, missed_index};
 
@@ -18,6 +18,14 @@ pub(crate) fn entered(slot: u32, transid: u64) {
 pub(crate) fn fired(slot: u32) {
     if calls_of(slot).is_some_and(CrossCheck::fire) {
         record::count_loss(missed_index(slot));
+    }
+}
+
+/// A call has failed, before its tracepoint.
+#[inline(always)]
+pub(crate) fn failed(slot: u32) {
+    if let Some(calls) = calls_of(slot) {
+        calls.fail();
     }
 }
 

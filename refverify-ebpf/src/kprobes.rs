@@ -126,7 +126,10 @@ fn retract_if_failed(ctx: &RetProbeContext) {
     }
     let trans = kernel::current_trans();
     let signal = match fs::known_trans(trans) {
-        Some((slot, transid)) => Signal::new(RecordKind::Retraction, slot, transid),
+        Some((slot, transid)) => {
+            cross_check::failed(slot);
+            Signal::new(RecordKind::Retraction, slot, transid)
+        }
         // It can be told, and the file system is not a watched one.
         None if kernel::fs_info_and_transid(trans).is_some() => return,
         None => Signal::new(RecordKind::Retraction, SLOT_UNKNOWN, 0),

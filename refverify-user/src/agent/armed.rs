@@ -56,7 +56,7 @@ impl Arming {
     /// while to read, had to be read for it.
     pub(super) fn arm(&self) -> Result<(Armed, Hello, Symbols), AgentError> {
         // Before all else: one that is loaded meanwhile is another one.
-        let loading = module::loading();
+        let loading = module::loading().map_err(AgentError::Module)?;
         let types = KernelTypes::of_running_kernel()?;
         let kernel_release = rustix::system::uname().release().to_string_lossy().into_owned();
         let mut symbols = Symbols::default();
@@ -112,14 +112,15 @@ impl Armed {
         if let Some(count) = &mut self.second_count {
             count.let_go();
         }
-        self.attached.clear();
+        // What was attached last sees only what the others see too.
+        while self.attached.pop().is_some() {}
     }
 
     /// Counts a second time while, as far as has been told, a watched file system is mounted.
-    pub(super) fn count_while_mounted(&mut self) {
-        if let Some(count) = &mut self.second_count {
-            count.follow(&mut self.ebpf, self.mounts.is_any_mounted());
-        }
+    pub(super) fn count_while_mounted(&mut self) -> Result<(), ProbeError> {
+        let is_any_mounted = self.mounts.is_any_mounted();
+        let count = self.second_count.as_mut();
+        count.map_or(Ok(()), |count| count.follow(&mut self.ebpf, is_any_mounted))
     }
 
     /// Whether the hooks are in force, as far as this side has let them.

@@ -3,7 +3,7 @@
 //! The bytes come from the kernel's memory, which the kernel may have reused: nothing in them
 //! is believed before it is checked.
 
-use std::{ops::Range, sync::Arc};
+use std::{mem::offset_of, ops::Range, sync::Arc};
 
 use refverify_common::{
     Change as RawChange, ChangeWithStack, FRAMES_MAX, LoggedExtent, RecordKind, RemovedGroup,
@@ -81,6 +81,14 @@ pub(super) enum Signal {
         /// The address of its `btrfs_fs_info`.
         fs_info: u64,
     },
+}
+
+/// When a record was made (`CLOCK_MONOTONIC`), as every kind of them has it; 0 if it is too short.
+pub(super) fn time_ns(bytes: &[u8]) -> u64 {
+    const AT: usize = offset_of!(RawSignal, time_ns);
+    const _: () = assert!(AT == offset_of!(RawChange, time_ns));
+    let time_ns = bytes.get(AT..).and_then(<[u8]>::first_chunk);
+    time_ns.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
 }
 
 /// A record makes no sense.

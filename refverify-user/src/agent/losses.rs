@@ -119,6 +119,9 @@ fn number_in(fdinfo: &File, name: &str) -> io::Result<u64> {
     // Those of programs take some 250 bytes.
     let mut bytes = [0; 1024];
     let len_bytes = fdinfo.read_at(&mut bytes, 0)?;
+    if len_bytes == bytes.len() {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
     let text = String::from_utf8_lossy(&bytes[..len_bytes]);
     let value = text.lines().find_map(|line| line.strip_prefix(name));
     Ok(value.and_then(|value| value.trim().parse().ok()).unwrap_or(0))

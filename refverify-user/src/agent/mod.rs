@@ -11,6 +11,7 @@
 //! | `armed` | the hooks in force, with all that belongs to them |
 //! | `module` | whether the btrfs module is there, and which one |
 //! | `decode` | from the bytes of the ring buffer to events |
+//! | `late` | what happens after the monitor was told to stop |
 //! | `losses` | what was lost, as the kernel side counts it |
 //! | `watched` | which devices the eBPF programs know as watched ones |
 //! | `chunk_trees` | how a mounted file system is known where BTF does not help |
@@ -50,6 +51,7 @@ mod decode;
 mod device;
 mod direct;
 mod disks;
+mod late;
 mod layout;
 mod losses;
 mod member;
@@ -80,6 +82,7 @@ pub use probes::ProbeError;
 use answers::Pending;
 use armed::{Armed, Arming};
 use device::Device;
+use late::Late;
 use pump::Pump;
 use reads::Reads;
 use symbols::Symbols;
@@ -119,6 +122,9 @@ pub enum AgentError {
     /// The eBPF programs cannot be put in force.
     #[error(transparent)]
     Probes(#[from] ProbeError),
+    /// The module cannot be followed.
+    #[error("cannot tell whether the btrfs module is loaded: {0}")]
+    Module(io::Error),
     /// What is lost cannot be known.
     #[error(transparent)]
     Losses(#[from] LossError),
@@ -212,6 +218,7 @@ impl Agent {
             pending: pending.clone(),
             batch: Vec::new(),
             strays: BTreeMap::new(),
+            late: Late::default(),
             arm_at: Instant::now(),
         };
         let answers_to = to_verifier;

@@ -1,6 +1,8 @@
 //! Whether the btrfs module is loaded, and whether it is still the same.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
+
+use rustix::io::Errno;
 
 /// Where the kernel shows it.
 const MODULE: &str = "/sys/module/btrfs";
@@ -15,15 +17,28 @@ pub(super) struct Loading {
 
 /// The loading that is in force; none while the module is not there, or comes, or goes. None for
 /// ever where btrfs is built in.
-pub(super) fn loading() -> Option<Loading> {
+pub(super) fn loading() -> io::Result<Option<Loading>> {
     loading_in(Path::new(MODULE))
 }
 
-fn loading_in(module: &Path) -> Option<Loading> {
+fn loading_in(module: &Path) -> io::Result<Option<Loading>> {
     // Before the state: if it is another one by then, that shows in the next look.
-    let inode = fs::metadata(module).ok()?.ino();
-    let state = fs::read_to_string(module.join("initstate")).ok()?;
-    (state.trim_end() == "live").then_some(Loading { inode })
+    let Some(metadata) = if_there(fs::metadata(module))? else { return Ok(None) };
+    let state = if_there(fs::read_to_string(module.join("initstate")))?;
+    let is_live = state.is_some_and(|state| state.trim_end() == "live");
+    Ok(is_live.then(|| Loading { inode: metadata.ino() }))
+}
+
+/// That something is not there is an answer; that it cannot be looked at is none.
+fn if_there<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
+    match looked {
+        Ok(found) => Ok(Some(found)),
+        Err(error) => match Errno::from_io_error(&error) {
+            // The second: it went between opening and reading (kernel: `kernfs_seq_start`).
+            Some(Errno::NOENT | Errno::NODEV) => Ok(None),
+            _ => Err(error),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -37,13 +52,24 @@ mod tests {
             let module = dir.path().join(name);
             fs::create_dir(&module).expect("created");
             fs::write(module.join("initstate"), state).expect("written");
-            loading_in(&module)
+            loading_in(&module).expect("looked at")
         };
         let first = load("first", "live\n");
-        assert!(first.is_some() && first == loading_in(&dir.path().join("first")));
+        assert!(
+            first.is_some() && first == loading_in(&dir.path().join("first")).expect("looked at")
+        );
         assert_ne!(first, load("second", "live\n"));
         assert_eq!(load("coming", "coming\n"), None);
-        assert_eq!(loading_in(dir.path()), None, "built in");
-        assert_eq!(loading_in(&dir.path().join("none")), None);
+        let is_none = |module: &Path| loading_in(module).is_ok_and(|loading| loading.is_none());
+        assert!(is_none(dir.path()), "built in");
+        assert!(is_none(&dir.path().join("none")));
+    }
+
+    #[test]
+    fn a_module_that_cannot_be_looked_at_is_not_taken_for_one_that_is_gone() {
+        // What is read of the state is no text.
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::create_dir(dir.path().join("initstate")).expect("created");
+        assert!(loading_in(dir.path()).is_err());
     }
 }

@@ -4,16 +4,21 @@
 //! It is taken by raw tracepoints, which keep the btrfs module loaded. So they are attached only
 //! while a watched file system is mounted.
 
+use std::time::{Duration, Instant};
+
 use aya::Ebpf;
 
 use super::probes::{self, Attached, ProbeError, SECOND_COUNT};
+
+/// Between two tries to attach.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whether it is taken.
 #[derive(Default)]
 pub(super) struct SecondCount {
     attached: Vec<Attached>,
-    /// Whether it is to be taken; it may not be possible.
-    is_wanted: bool,
+    /// When it could not be attached.
+    failed_at: Option<Instant>,
 }
 
 impl SecondCount {
@@ -27,18 +32,23 @@ impl SecondCount {
     }
 
     /// Attaches when the first watched file system is mounted, and lets go when none is any more.
-    pub(super) fn follow(&mut self, ebpf: &mut Ebpf, is_any_mounted: bool) {
-        if is_any_mounted == self.is_wanted {
-            return;
+    /// What fails is tried again after a while.
+    pub(super) fn follow(
+        &mut self,
+        ebpf: &mut Ebpf,
+        is_any_mounted: bool,
+    ) -> Result<(), ProbeError> {
+        if !is_any_mounted {
+            self.attached.clear();
+            return Ok(());
         }
-        self.is_wanted = is_any_mounted;
-        self.attached.clear();
-        if is_any_mounted {
-            match probes::attach(ebpf, SECOND_COUNT) {
-                Ok(attached) => self.attached = attached,
-                Err(error) => tracing::error!("missed probes are not noticed for now: {error}"),
-            }
+        if !self.attached.is_empty() || self.failed_at.is_some_and(|at| at.elapsed() < TRY_AGAIN) {
+            return Ok(());
         }
+        self.failed_at = Some(Instant::now());
+        self.attached = probes::attach(ebpf, SECOND_COUNT)?;
+        self.failed_at = None;
+        Ok(())
     }
 
     /// Lets go.

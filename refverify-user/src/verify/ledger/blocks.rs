@@ -62,7 +62,7 @@ impl Blocks {
         Place { position, key, id, spot }
     }
 
-    /// Brings what will be looked for near, in order of bytenr, all of it at once: memory is
+    /// Brings what will be looked for near, all of it at once: memory is
     /// far, and one extent after the other would wait for it each time anew.
     pub(super) fn bring_near(&mut self, bytenrs: impl Iterator<Item = u64> + Clone) {
         self.index.find_all(bytenrs, &mut self.near);
