@@ -26,7 +26,8 @@ Exit status, a sum of:
   0  no violation, and everything was verified
   1  usage or setup error, or the reports could not be written
   2  violations were found
-  4  not everything was verified: events were lost, or a file system was refused";
+  4  not everything was verified: events were lost, writes did not reach the disk, or a file
+     system was refused";
 
 const ATTACH_EXAMPLES: &str = "\
 Examples:
