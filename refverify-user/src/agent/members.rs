@@ -221,14 +221,22 @@ impl Members {
         found.ok_or(BlockError::NoDevice { devid })
     }
 
+    /// Reads devices, which may take its time: what is known is not locked meanwhile.
     fn find(&self, devid: u64) -> Option<Arc<Member>> {
         let dir = self.mounted_dir();
+        let named = self.named.superblock();
+        let (named, item) = {
+            let mut known = self.lock();
+            // One that is gone by now has said which file system it is about.
+            known.named = named.or_else(|| known.named.take());
+            (known.named.clone(), known.items.get(&devid).copied())
+        };
+        let found = self.search(devid, dir.as_deref(), named.as_ref(), item.as_ref());
         let mut known = self.lock();
-        // One that is gone by now has said which file system it is about.
-        known.named = self.named.superblock().or_else(|| known.named.take());
-        let found =
-            self.search(devid, dir.as_deref(), known.named.as_ref(), known.items.get(&devid));
-        known.found.insert(devid, (found.clone(), Instant::now()));
+        // The chunk tree may say something else of it by now.
+        if known.items.get(&devid) == item.as_ref() {
+            known.found.insert(devid, (found.clone(), Instant::now()));
+        }
         found
     }
 
@@ -242,9 +250,9 @@ impl Members {
         if let Some(dir) = self.mounted_dir() {
             all.extend(sysfs::devices_of_mounted(&dir).into_iter().filter_map(numbered));
         } else if let Some(named) = self.named.superblock().filter(|it| it.num_devices > 1) {
-            let mut known = self.lock();
-            let candidates = match &known.scanned {
-                Some((fsid, devices)) if *fsid == named.fsid => devices.clone(),
+            let scanned = self.lock().scanned.clone();
+            let candidates = match scanned {
+                Some((fsid, devices)) if fsid == named.fsid => devices,
                 _ => sysfs::unstacked_devices(),
             };
             let is_same = |kname: &String| {
@@ -253,7 +261,7 @@ impl Members {
             };
             let found: Vec<String> = candidates.into_iter().filter(is_same).collect();
             all.extend(found.iter().cloned().filter_map(numbered));
-            known.scanned = Some((named.fsid, found));
+            self.lock().scanned = Some((named.fsid, found));
         }
         all.sort_unstable();
         all.dedup();
