@@ -19,7 +19,7 @@ use rustix::{
 use crate::{
     live,
     vm::agreement::{
-        MINUTES_PARAMETER, MODULES, MONITOR, SCENARIO_PARAMETER, Verdict, verdict_line,
+        BEGUN, MINUTES_PARAMETER, MODULES, MONITOR, SCENARIO_PARAMETER, Verdict, verdict_line,
     },
 };
 
@@ -44,6 +44,7 @@ const MOUNTS: [(&str, &str, bool); 8] = [
 
 /// The whole of user space. Never returns: a process 1 that ends is a kernel panic.
 pub(crate) fn main() -> ! {
+    println!("{BEGUN}");
     let verdict = match prepare().and_then(|()| run()) {
         Ok(verdict) => verdict,
         Err(error) => Verdict::Failed(format!("init: {error:#}")),

@@ -22,6 +22,9 @@ pub(crate) const MINUTES_PARAMETER: &str = "refverify.minutes";
 /// Length of the scratch disk.
 pub(crate) const DISK_LEN_BYTES: u64 = 3 << 30;
 
+/// What the guest says before all else.
+pub(crate) const BEGUN: &str = "guest: process 1 runs";
+
 /// What begins the console's verdict line.
 const VERDICT: &str = "guest verdict: ";
 
