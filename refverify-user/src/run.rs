@@ -28,7 +28,7 @@ pub struct Link {
 /// How a run is asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// The agent lets the hooks go and tells what it still has; all of that is judged.
+    /// The agent lets the hooks go and tells what happened up to now; all of that is judged.
     WhenAllIsTold,
     /// At once, without the agent.
     Now,

@@ -3,7 +3,7 @@
 //! Probes in a module die with it, and do not come back. So they are made anew, from the kernel's
 //! types on, each time that the module is loaded: it may be another build.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use aya::{
     Ebpf,
@@ -22,7 +22,7 @@ use super::{
     mounts::Mounts,
     preflight,
     probes::{self, Attached, ProbeError},
-    second_count::SecondCount,
+    second_count::{Followed, SecondCount},
     symbols::Symbols,
 };
 use crate::feed::{Hello, HookMode};
@@ -108,19 +108,30 @@ impl Arming {
 impl Armed {
     /// Lets the hooks go. What they have recorded stays.
     pub(super) fn let_go(&mut self) {
+        self.let_go_of_beginnings();
+        self.attached.clear();
+    }
+
+    /// Lets all hooks go but those that tell how a call ended.
+    pub(super) fn let_go_of_beginnings(&mut self) {
         // First: calls that only this counts would be taken for missed ones.
         if let Some(count) = &mut self.second_count {
             count.let_go();
         }
+        let attached = mem::take(&mut self.attached).into_iter();
+        let (ends, mut beginnings): (Vec<_>, Vec<_>) = attached.partition(Attached::is_end);
+        self.attached = ends;
         // What was attached last sees only what the others see too.
-        while self.attached.pop().is_some() {}
+        while beginnings.pop().is_some() {}
     }
 
     /// Counts a second time while, as far as has been told, a watched file system is mounted.
-    pub(super) fn count_while_mounted(&mut self) -> Result<(), ProbeError> {
+    pub(super) fn count_while_mounted(&mut self) -> Result<Followed, ProbeError> {
         let is_any_mounted = self.mounts.is_any_mounted();
-        let count = self.second_count.as_mut();
-        count.map_or(Ok(()), |count| count.follow(&mut self.ebpf, is_any_mounted))
+        match &mut self.second_count {
+            Some(count) => count.follow(&mut self.ebpf, is_any_mounted),
+            None => Ok(Followed::Unbroken),
+        }
     }
 
     /// Whether the hooks are in force, as far as this side has let them.

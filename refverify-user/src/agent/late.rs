@@ -28,10 +28,15 @@ impl Late {
         Self { upto_ns, ..Self::default() }
     }
 
+    /// Whether this moment comes too late.
+    pub(super) fn is_over_at(&self, time_ns: u64) -> bool {
+        time_ns > self.upto_ns
+    }
+
     /// Whether a record of this moment is to be passed over. That a call failed is not, unless it is
     /// the call of an event that was passed over.
     pub(super) fn passes_over(&mut self, time_ns: u64, record: &Record) -> bool {
-        if time_ns <= self.upto_ns {
+        if !self.is_over_at(time_ns) {
             return false;
         }
         match record {

@@ -56,6 +56,8 @@ pub struct Members {
 struct Known {
     /// By device id: what was found, or that nothing was, and when.
     found: BTreeMap<u64, (Option<Arc<Member>>, Instant)>,
+    /// How often all that was found was let go.
+    times_let_go: u64,
     /// What the superblock of the named device said last.
     named: Option<Superblock>,
     /// What the chunk tree says of the devices.
@@ -128,7 +130,9 @@ impl Members {
     /// The file system is unmounted: a device that is held open cannot be removed, as those of
     /// device-mapper are between two mounts.
     pub(super) fn let_go(&self) {
-        self.lock().found.clear();
+        let mut known = self.lock();
+        known.found.clear();
+        known.times_let_go += 1;
     }
 
     /// The device whose superblock is the file system's: the one that the user named, but for what
@@ -225,16 +229,16 @@ impl Members {
     fn find(&self, devid: u64) -> Option<Arc<Member>> {
         let dir = self.mounted_dir();
         let named = self.named.superblock();
-        let (named, item) = {
+        let (named, item, times_let_go) = {
             let mut known = self.lock();
             // One that is gone by now has said which file system it is about.
             known.named = named.or_else(|| known.named.take());
-            (known.named.clone(), known.items.get(&devid).copied())
+            (known.named.clone(), known.items.get(&devid).copied(), known.times_let_go)
         };
         let found = self.search(devid, dir.as_deref(), named.as_ref(), item.as_ref());
         let mut known = self.lock();
-        // The chunk tree may say something else of it by now.
-        if known.items.get(&devid) == item.as_ref() {
+        // By now the chunk tree may say something else of it, and the file system may be unmounted.
+        if known.items.get(&devid) == item.as_ref() && known.times_let_go == times_let_go {
             known.found.insert(devid, (found.clone(), Instant::now()));
         }
         found

@@ -189,7 +189,7 @@ impl Agent {
 
     /// Tells the verifier all that happens, in the order of the ring buffer, and answers its
     /// requests, until it says [`ToAgent::Stop`] or its end of a channel is dropped. Then the
-    /// hooks are let go, what they still recorded is told, and [`ToVerifier::Bye`] follows;
+    /// hooks are let go, what happened up to then is told, and [`ToVerifier::Bye`] follows;
     /// from then on only requests are answered, until the verifier drops its end. The first
     /// message is [`ToVerifier::Hello`].
     ///

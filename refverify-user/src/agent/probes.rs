@@ -125,7 +125,11 @@ impl Hook {
             Kind::Kprobe | Kind::Kretprobe => {
                 <&mut KProbe>::try_from(program).and_then(|program| {
                     let link = program.attach(self.target, 0)?;
-                    program.take_link(link).map(Attached::Kprobe)
+                    let link = program.take_link(link)?;
+                    Ok(match self.kind {
+                        Kind::Kretprobe => Attached::Kretprobe(link),
+                        _ => Attached::Kprobe(link),
+                    })
                 })
             }
         };
@@ -268,10 +272,19 @@ pub(super) fn load(
 /// One hook in force; dropping it lets go.
 #[expect(dead_code, reason = "held for what dropping it does")]
 pub(super) enum Attached {
-    /// A kprobe or kretprobe.
+    /// A kprobe.
     Kprobe(KProbeLink),
+    /// A kretprobe.
+    Kretprobe(KProbeLink),
     /// A raw tracepoint.
     Tracepoint(RawTracePointLink),
+}
+
+impl Attached {
+    /// Whether it tells how a call ended.
+    pub(super) const fn is_end(&self) -> bool {
+        matches!(self, Self::Kretprobe(_))
+    }
 }
 
 /// Attaches all hooks. When this returns, everything is seen, as long as the result lives.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    mem,
+    io, mem,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,6 +22,7 @@ use super::{
     late::Late,
     module,
     mounts::Look,
+    second_count::Followed,
 };
 use crate::feed::{Event, FsSlot, Loss, LossSource, ToAgent, ToVerifier};
 
@@ -35,13 +36,14 @@ const RECORD_MIN_BYTES: usize = size_of::<refverify_common::Signal>() + 8;
 const PAUSE: Duration = Duration::from_millis(5);
 const PAUSE_WHEN_BUSY: Duration = Duration::from_millis(1);
 
-/// What began before the monitor was told to stop has ended within so many pauses.
-const PAUSES_AT_STOP: u32 = 4;
+/// What began before the monitor was told to stop ends within this time.
+const CALL_ENDS_WITHIN: Duration = Duration::from_millis(20);
 
 /// Between two ticks, and two looks at sysfs.
 const TICK: Duration = Duration::from_millis(100);
 
-/// After it has failed to arm for a module that was loaded again, until the next try.
+/// After it has failed to look at the module, or to arm for one that was loaded again, until the next
+/// try.
 const ARM_AGAIN: Duration = Duration::from_secs(1);
 
 /// How many requests may be under way; more wait in their channel.
@@ -109,10 +111,9 @@ impl Pump {
             }
         }
         self.late = Late::after(now_ns());
-        for _ in 0..PAUSES_AT_STOP {
-            thread::sleep(PAUSE);
-            self.drain()?;
-        }
+        self.armed.let_go_of_beginnings();
+        thread::sleep(CALL_ENDS_WITHIN);
+        self.drain()?;
         self.tell_drained()?;
         // Nothing can come any more that voids what came before.
         self.tell_drained()?;
@@ -126,10 +127,7 @@ impl Pump {
     fn follow_module(&mut self) -> Result<(), Gone> {
         let loading = match module::loading() {
             Ok(loading) => loading,
-            Err(error) => {
-                tracing::warn!("cannot tell whether the btrfs module is loaded: {error}");
-                return Ok(());
-            }
+            Err(error) => return self.module_not_told(&error),
         };
         if loading == self.armed.loading && (loading.is_none() || self.armed.is_in_force()) {
             return Ok(());
@@ -144,6 +142,17 @@ impl Pump {
             tracing::warn!("the btrfs module was unloaded; its next loading is waited for");
         }
         if loading.is_some() && Instant::now() >= self.arm_at { self.arm_again() } else { Ok(()) }
+    }
+
+    /// The hooks may have gone with the module.
+    fn module_not_told(&mut self, error: &io::Error) -> Result<(), Gone> {
+        if Instant::now() < self.arm_at {
+            return Ok(());
+        }
+        self.arm_at = Instant::now() + ARM_AGAIN;
+        tracing::error!("cannot tell whether the btrfs module is loaded: {error}");
+        let source = LossSource::Unreadable;
+        self.control(ToVerifier::Loss(Loss { fs: None, source, count: 1 }))
     }
 
     fn arm_again(&mut self) -> Result<(), Gone> {
@@ -164,10 +173,13 @@ impl Pump {
     }
 
     /// Counts a second time what the probes of references see, as long as something is mounted. Where
-    /// that fails, nothing shows whether they see everything.
+    /// that failed, nothing shows whether they saw everything.
     fn count_while_mounted(&mut self) -> Result<(), Gone> {
-        let Err(error) = self.armed.count_while_mounted() else { return Ok(()) };
-        tracing::error!("missed probes are not noticed for now: {error}");
+        match self.armed.count_while_mounted() {
+            Ok(Followed::Unbroken) => return Ok(()),
+            Ok(Followed::Resumed) => tracing::warn!("missed probes are noticed again"),
+            Err(error) => tracing::error!("missed probes are not noticed for now: {error}"),
+        }
         let source = LossSource::ProgramMissed;
         self.control(ToVerifier::Loss(Loss { fs: None, source, count: 1 }))
     }
@@ -205,6 +217,7 @@ impl Pump {
                 Ok(record) if self.late.passes_over(time_ns, &record) => {}
                 Ok(Record::Event(event)) => self.on_event(event)?,
                 Ok(Record::Signal(signal)) => self.on_signal(signal)?,
+                Err(_) if self.late.is_over_at(time_ns) => {}
                 Err(malformed) => {
                     tracing::debug!("{malformed}");
                     let source = LossSource::Unreadable;

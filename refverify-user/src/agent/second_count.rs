@@ -13,6 +13,15 @@ use super::probes::{self, Attached, ProbeError, SECOND_COUNT};
 /// Between two tries to attach.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
+/// What came of following the mounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Followed {
+    /// Since the last time nothing can have been missed unnoticed.
+    Unbroken,
+    /// It is taken again, which it was not since the last try.
+    Resumed,
+}
+
 /// Whether it is taken.
 #[derive(Default)]
 pub(super) struct SecondCount {
@@ -37,18 +46,19 @@ impl SecondCount {
         &mut self,
         ebpf: &mut Ebpf,
         is_any_mounted: bool,
-    ) -> Result<(), ProbeError> {
+    ) -> Result<Followed, ProbeError> {
         if !is_any_mounted {
             self.attached.clear();
-            return Ok(());
+            self.failed_at = None;
+            return Ok(Followed::Unbroken);
         }
         if !self.attached.is_empty() || self.failed_at.is_some_and(|at| at.elapsed() < TRY_AGAIN) {
-            return Ok(());
+            return Ok(Followed::Unbroken);
         }
-        self.failed_at = Some(Instant::now());
+        let before = self.failed_at.replace(Instant::now());
         self.attached = probes::attach(ebpf, SECOND_COUNT)?;
         self.failed_at = None;
-        Ok(())
+        Ok(if before.is_some() { Followed::Resumed } else { Followed::Unbroken })
     }
 
     /// Lets go.

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    fs::File,
+    fs::{self, File},
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -63,6 +63,7 @@ pub(super) fn run(boot: &Boot) -> Result<Verdict> {
         return Ok(ended.verdict);
     }
     println!("vm: nothing had begun to run; booting once more: {}", ended.verdict);
+    fs::rename(&boot.log, boot.log.with_extension("died.log"))?;
     Ok(boot_once(boot)?.verdict)
 }
 
@@ -147,8 +148,8 @@ fn watch(boot: &Boot, qemu: &mut Child, mut log: File) -> Result<Ended> {
             hang = Some(format!("the kernel said: {line}"));
             end = Instant::now() + EPILOGUE;
         }
-        has_begun |= line.contains(agreement::BEGUN);
         verdict = verdict.or_else(|| agreement::parse_verdict(&line));
+        has_begun |= line.contains(agreement::BEGUN) || verdict.is_some();
     }
     let log = boot.log.display();
     let verdict = match (hang, verdict) {
