@@ -98,8 +98,9 @@ fn one(place: &Place, scratch: &Scratch, chance: &mut Chance, round: u64) -> Res
     thread::sleep(Duration::from_millis(chance.random.below(chance.within_ms)));
     if round.is_multiple_of(4) {
         let ids = Ids::of(&child);
-        // It may not listen yet, and end by the signal.
-        signal(&child, Signal::INT)?;
+        // It may not listen yet, and end by the signal. Not SIGINT, which what a shell runs in the
+        // background ignores until it listens.
+        signal(&child, Signal::TERM)?;
         ensure!(command::wait(&mut child, LIMIT)?.is_some(), "it did not end");
         return ids;
     }
