@@ -35,7 +35,10 @@ pub(super) const DISK: &str = "/dev/vda";
 
 /// By ssh, up to the guest's death.
 pub(super) fn by_ssh(place: &Place) -> Result<Outcome> {
-    let Some(guest) = boot(place)? else { return Ok(skipped()) };
+    in_guest(place, |guest| watched_by_ssh(place, guest))
+}
+
+fn watched_by_ssh(place: &Place, guest: &Guest) -> Result<Outcome> {
     // What is there is another: the right one has to be sent.
     guest.ssh("echo exit 1 >/bin/refverify-monitor")?;
     let _journal = Journal::start()?;
@@ -59,13 +62,13 @@ pub(super) fn by_ssh(place: &Place) -> Result<Outcome> {
         ],
     )?;
     monitor.wait_for("seeded")?;
-    equals_the_disk(&guest, &mut monitor, COMPARISONS)?;
+    equals_the_disk(guest, &mut monitor, COMPARISONS)?;
     ensure!(monitor.findings().is_empty(), "honest work: {:?}", monitor.findings());
 
-    let (clone, single) = planted(&guest)?;
+    let (clone, single) = planted(guest)?;
     guest.ask("clone-again")?;
     expect_in_journal(&mut monitor, GUEST_NAME, "drop-missing-ref", &clone)?;
-    equals_the_disk(&guest, &mut monitor, 1)?;
+    equals_the_disk(guest, &mut monitor, 1)?;
     let ledger = monitor.dump_ledger()?;
 
     // The panic comes right after the fault: nothing more is sent.
@@ -91,7 +94,10 @@ pub(super) fn by_ssh(place: &Place) -> Result<Outcome> {
 /// By the port: with an agent that is in the guest already, and with one that the QEMU guest
 /// agent starts, which has to be sent.
 pub(super) fn by_serial(place: &Place) -> Result<Outcome> {
-    let Some(guest) = boot(place)? else { return Ok(skipped()) };
+    in_guest(place, |guest| watched_by_serial(place, guest))
+}
+
+fn watched_by_serial(place: &Place, guest: &Guest) -> Result<Outcome> {
     let port = "/dev/$(cd /sys/class/virtio-ports; grep -l '^refverify$' */name | cut -d/ -f1)";
     guest.ssh(&format!(
         "refverify-monitor agent --port {port} {DISK} >/run/agent.log 2>&1 </dev/null &"
@@ -100,23 +106,23 @@ pub(super) fn by_serial(place: &Place) -> Result<Outcome> {
     let _journal = Journal::start()?;
     let mut monitor = Monitor::start_with(place, &["attach", "--serial", socket, DISK])?;
     monitor.wait_for("seeded")?;
-    equals_the_disk(&guest, &mut monitor, 1)?;
+    equals_the_disk(guest, &mut monitor, 1)?;
     monitor.stop()?.expect_clean()?;
-    gone_from(&guest)?;
+    gone_from(guest)?;
 
     guest.ssh("rm /bin/refverify-monitor")?;
     let arguments = ["attach", "--journal", "--serial", socket, "--qga", qga, DISK];
     let mut monitor = Monitor::start_with(place, &arguments)?;
     monitor.wait_for("seeded")?;
-    equals_the_disk(&guest, &mut monitor, COMPARISONS)?;
+    equals_the_disk(guest, &mut monitor, COMPARISONS)?;
     ensure!(monitor.findings().is_empty(), "honest work: {:?}", monitor.findings());
-    let (clone, _) = planted(&guest)?;
+    let (clone, _) = planted(guest)?;
     guest.ask("clone-again")?;
     let name = guest.port_socket.file_stem().unwrap_or_default().to_string_lossy();
     expect_in_journal(&mut monitor, &name, "drop-missing-ref", &clone)?;
     let ended = monitor.stop()?;
     ensure!(ended.status == STATUS_FINDINGS, "the status is {}: {}", ended.status, ended.stderr);
-    gone_from(&guest)?;
+    gone_from(guest)?;
     Ok(Outcome::Passed)
 }
 
@@ -129,7 +135,10 @@ fn planted(guest: &Guest) -> Result<(String, String)> {
 
 /// A link that is cut, and comes back; and an agent that is killed.
 pub(super) fn cut_link(place: &Place) -> Result<Outcome> {
-    let Some(guest) = boot(place)? else { return Ok(skipped()) };
+    in_guest(place, |guest| watched_by_a_bad_link(place, guest))
+}
+
+fn watched_by_a_bad_link(place: &Place, guest: &Guest) -> Result<Outcome> {
     let flight_dir = text(place.dir())?;
     let mut monitor = Monitor::start_with(
         place,
@@ -154,23 +163,26 @@ pub(super) fn cut_link(place: &Place) -> Result<Outcome> {
         println!("the link was cut for {seconds} s");
         let lost = until_it_sees_again(&mut monitor)?;
         println!("what the small buffers could not hold was told {lost} times");
-        equals_the_disk(&guest, &mut monitor, 1)?;
+        equals_the_disk(guest, &mut monitor, 1)?;
         ensure!(monitor.findings().is_empty(), "honest work: {:?}", monitor.findings());
     }
-    stands_still(&guest, &mut monitor)?;
+    stands_still(guest, &mut monitor)?;
     guest.ssh("kill -9 $(pidof 9)")?;
     let ended = monitor.wait_for_end()?;
     ensure!(ended.status & 4 != 0, "a killed agent is not a clean end: {}", ended.status);
     ensure!(ended.stderr.contains("the connection ended"), "{}", ended.stderr);
     ensure!(of_type(&ended.lines, "finding").is_empty(), "{:?}", ended.lines);
-    gone_from(&guest)?;
+    gone_from(guest)?;
     Ok(Outcome::Passed)
 }
 
 /// Two guests that a file names. They are one, by two names: each has its own agent there and its
 /// own verifier here.
 pub(super) fn several(place: &Place) -> Result<Outcome> {
-    let Some(guest) = boot(place)? else { return Ok(skipped()) };
+    in_guest(place, |guest| watched_twice(place, guest))
+}
+
+fn watched_twice(place: &Place, guest: &Guest) -> Result<Outcome> {
     let (targets, recording) = (place.dir().join("targets"), place.dir().join("recording"));
     fs::write(&targets, format!("{GUEST_NAME} {GUEST_ALIAS} {DISK} # both\n"))?;
     let arguments = [
@@ -197,7 +209,7 @@ pub(super) fn several(place: &Place) -> Result<Outcome> {
         let own = recording.with_file_name(format!("recording.{name}"));
         ensure!(own.is_file(), "no recording of {name}");
     }
-    gone_from(&guest)?;
+    gone_from(guest)?;
     Ok(Outcome::Passed)
 }
 
@@ -228,15 +240,16 @@ fn until_it_sees_again(monitor: &mut Monitor) -> Result<usize> {
     Ok(lost)
 }
 
-pub(super) fn skipped() -> Outcome {
-    Outcome::Skipped("it boots a VM, which cannot be had here".to_owned())
-}
-
-pub(super) fn boot(place: &Place) -> Result<Option<Guest>> {
+/// Boots a guest, and works with it. Where that fails it may be for what became of the guest.
+pub(super) fn in_guest(
+    place: &Place,
+    work: impl FnOnce(&Guest) -> Result<Outcome>,
+) -> Result<Outcome> {
     if place.device.is_some() || vm::obstacle().is_some() {
-        return Ok(None);
+        return Ok(Outcome::Skipped("it boots a VM, which cannot be had here".to_owned()));
     }
-    Guest::boot(place.dir(), &build::static_xtask_file(), &place.monitor).map(Some)
+    let guest = Guest::boot(place.dir(), &build::static_xtask_file(), &place.monitor)?;
+    work(&guest).inspect_err(|_| println!("the guest:\n{}", guest.condition()))
 }
 
 /// The ledger here and the disk there, while the guest's work goes on in between.

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 
 use super::{
     Outcome, Place,
-    attach::{DISK, boot, skipped},
+    attach::{DISK, in_guest},
     bench_path::median,
     monitor::Monitor,
 };
@@ -33,15 +33,18 @@ struct Way {
 }
 
 pub(super) fn run(place: &Place) -> Result<Outcome> {
-    let Some(guest) = boot(place)? else { return Ok(skipped()) };
+    in_guest(place, |guest| measure(place, guest))
+}
+
+fn measure(place: &Place, guest: &Guest) -> Result<Outcome> {
     guest.ask("rest")?;
     let mut ways = ["no monitor", "monitor in the guest", "attached"].map(Way::new);
     for round in 1..=ROUNDS {
         println!("round {round} of {ROUNDS}");
         let [alone, inside, attached] = &mut ways;
-        alone.work.push(seconds(&guest, "work")?);
-        with_monitor_inside(&guest, inside)?;
-        with_monitor_outside(place, &guest, attached)?;
+        alone.work.push(seconds(guest, "work")?);
+        with_monitor_inside(guest, inside)?;
+        with_monitor_outside(place, guest, attached)?;
     }
     print(&ways);
     Ok(Outcome::Passed)

@@ -20,8 +20,9 @@ use serde_json::Value;
 
 use super::Place;
 
-/// How long the monitor may take for one step, under emulation too.
-const LIMIT: Duration = Duration::from_mins(2);
+/// How long the monitor may take for one step, under emulation too. Longer than it waits for a guest
+/// of which nothing is heard: then it says so itself.
+const LIMIT: Duration = Duration::from_mins(4);
 
 /// Exit status bit: not everything was verified.
 pub(crate) const STATUS_COVERAGE_LOST: i32 = 4;
@@ -125,11 +126,10 @@ impl Monitor {
                 bail!("the monitor ended with {status}: {}", stderr.unwrap_or_default().trim());
             }
             if Instant::now() > end {
-                bail!(
-                    "the monitor did not say `{kind}` ({nth}) within {} s; it said: {}",
-                    LIMIT.as_secs(),
-                    show(&self.lines())
-                );
+                let (limit, said) = (LIMIT.as_secs(), show(&self.lines()));
+                let error =
+                    anyhow!("it did not say `{kind}` ({nth}) within {limit} s; it said: {said}");
+                return Err(self.with_its_words(&error));
             }
             thread::sleep(Duration::from_millis(20));
         }
@@ -159,8 +159,16 @@ impl Monitor {
 
     /// Ends it as a user does (SIGINT), and gives what it said.
     pub(crate) fn stop(mut self) -> Result<Ended> {
-        let status = interrupt(&mut self.child)?;
+        let status = interrupt(&mut self.child).map_err(|error| self.with_its_words(&error))?;
         self.ended(status)
+    }
+
+    /// What went wrong, with what it said of it.
+    fn with_its_words(&mut self, error: &anyhow::Error) -> anyhow::Error {
+        // Where it has ended already, it has said all.
+        let _ = self.child.kill();
+        let stderr = self.stderr.take().map(|handle| handle.join().unwrap_or_default());
+        anyhow!("{error:#}: {}", stderr.unwrap_or_default().trim())
     }
 
     fn ended(&mut self, status: i32) -> Result<Ended> {

@@ -37,6 +37,9 @@ pub(crate) const ALIAS: &str = "othervm";
 /// How long it may take to do something, under emulation.
 const LIMIT: Duration = Duration::from_mins(4);
 
+/// So many lines of the console tell what has become of its kernel.
+const CONSOLE_LINES: usize = 12;
+
 /// Downloads what such a VM needs and is not there yet.
 pub(crate) fn fetch() -> Result<()> {
     kernel::fetch(kernel::find(KERNEL)?)?;
@@ -115,6 +118,22 @@ impl Guest {
         let mut ssh = Command::new("ssh");
         ssh.arg("-F").arg(&self.ssh_config).args(["-o", "ConnectTimeout=20", NAME, line]);
         command::output(ssh.stdin(Stdio::null()), LIMIT)
+    }
+
+    /// What its agent does, and what its console said last: for whoever wonders why something
+    /// failed.
+    pub(crate) fn condition(&self) -> String {
+        let agent = self.ssh(
+            "for t in $(pidof 9 refverify-monitor | sed 's:[0-9]*:/proc/&/task/*:g'); do \
+             echo \"$(cat $t/comm) waits in $(cat $t/wchan)\"; cat $t/stack; done; \
+             tail -n 20 /run/agent.log",
+        );
+        let agent = agent.unwrap_or_else(|error| format!("it does not answer: {error:#}"));
+        let console = fs::read_to_string(&self.log).unwrap_or_default();
+        let of_kernel = console.lines().filter(|line| line.starts_with('['));
+        let last: Vec<&str> = of_kernel.rev().take(CONSOLE_LINES).collect();
+        let console: Vec<&str> = last.into_iter().rev().collect();
+        format!("{}\n{}", agent.trim(), console.join("\n"))
     }
 
     /// Pulls the plug of its network, or puts it in again. Nothing else of it stops.

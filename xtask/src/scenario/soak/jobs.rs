@@ -94,6 +94,10 @@ fn join(thread: JoinHandle<Result<()>>) -> Result<()> {
     thread.join().map_err(|_| anyhow!("a job panicked"))?
 }
 
+fn write(path: &Path, data: &[u8]) -> Result<()> {
+    fs::write(path, data).with_context(|| format!("cannot write {}", path.display()))
+}
+
 impl Job {
     fn is_stopped(&self) -> bool {
         self.stop.load(Relaxed)
@@ -128,7 +132,7 @@ impl Job {
                 let len = self.random.below(20_000);
                 let mut data = vec![7; usize::try_from(len)?];
                 self.random.fill(&mut data);
-                fs::write(dir.join(format!("small{number}")), data)?;
+                write(&dir.join(format!("small{number}")), &data)?;
             }
             fs::remove_dir_all(dir)?;
         }
@@ -146,8 +150,8 @@ impl Job {
             if first == second {
                 continue;
             }
-            fs::write(path(first), &data)?;
-            fs::write(path(second), &data)?;
+            write(&path(first), &data)?;
+            write(&path(second), &data)?;
             let (from, to) =
                 (File::open(path(first))?, File::options().write(true).open(path(second))?);
             let shared = dedupe(&from, &to, SHARED_LEN_BYTES as u64)?;
