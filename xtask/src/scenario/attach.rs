@@ -34,11 +34,7 @@ const STATUS_FINDINGS_AND_GAPS: i32 = 6;
 pub(super) const DISK: &str = "/dev/vda";
 
 /// By ssh, up to the guest's death.
-pub(super) fn by_ssh(place: &Place) -> Result<Outcome> {
-    in_guest(place, |guest| watched_by_ssh(place, guest))
-}
-
-fn watched_by_ssh(place: &Place, guest: &Guest) -> Result<Outcome> {
+pub(super) fn by_ssh(place: &Place, guest: &Guest) -> Result<Outcome> {
     // What is there is another: the right one has to be sent.
     guest.ssh("echo exit 1 >/bin/refverify-monitor")?;
     let _journal = Journal::start()?;
@@ -93,11 +89,7 @@ fn watched_by_ssh(place: &Place, guest: &Guest) -> Result<Outcome> {
 
 /// By the port: with an agent that is in the guest already, and with one that the QEMU guest
 /// agent starts, which has to be sent.
-pub(super) fn by_serial(place: &Place) -> Result<Outcome> {
-    in_guest(place, |guest| watched_by_serial(place, guest))
-}
-
-fn watched_by_serial(place: &Place, guest: &Guest) -> Result<Outcome> {
+pub(super) fn by_serial(place: &Place, guest: &Guest) -> Result<Outcome> {
     let port = "/dev/$(cd /sys/class/virtio-ports; grep -l '^refverify$' */name | cut -d/ -f1)";
     guest.ssh(&format!(
         "refverify-monitor agent --port {port} {DISK} >/run/agent.log 2>&1 </dev/null &"
@@ -134,11 +126,7 @@ fn planted(guest: &Guest) -> Result<(String, String)> {
 }
 
 /// A link that is cut, and comes back; and an agent that is killed.
-pub(super) fn cut_link(place: &Place) -> Result<Outcome> {
-    in_guest(place, |guest| watched_by_a_bad_link(place, guest))
-}
-
-fn watched_by_a_bad_link(place: &Place, guest: &Guest) -> Result<Outcome> {
+pub(super) fn cut_link(place: &Place, guest: &Guest) -> Result<Outcome> {
     let flight_dir = text(place.dir())?;
     let mut monitor = Monitor::start_with(
         place,
@@ -178,11 +166,7 @@ fn watched_by_a_bad_link(place: &Place, guest: &Guest) -> Result<Outcome> {
 
 /// Two guests that a file names. They are one, by two names: each has its own agent there and its
 /// own verifier here.
-pub(super) fn several(place: &Place) -> Result<Outcome> {
-    in_guest(place, |guest| watched_twice(place, guest))
-}
-
-fn watched_twice(place: &Place, guest: &Guest) -> Result<Outcome> {
+pub(super) fn several(place: &Place, guest: &Guest) -> Result<Outcome> {
     let (targets, recording) = (place.dir().join("targets"), place.dir().join("recording"));
     fs::write(&targets, format!("{GUEST_NAME} {GUEST_ALIAS} {DISK} # both\n"))?;
     let arguments = [
@@ -243,13 +227,13 @@ fn until_it_sees_again(monitor: &mut Monitor) -> Result<usize> {
 /// Boots a guest, and works with it. Where that fails it may be for what became of the guest.
 pub(super) fn in_guest(
     place: &Place,
-    work: impl FnOnce(&Guest) -> Result<Outcome>,
+    work: fn(&Place, &Guest) -> Result<Outcome>,
 ) -> Result<Outcome> {
     if place.device.is_some() || vm::obstacle().is_some() {
         return Ok(Outcome::Skipped("it boots a VM, which cannot be had here".to_owned()));
     }
     let guest = Guest::boot(place.dir(), &build::static_xtask_file(), &place.monitor)?;
-    work(&guest).inspect_err(|_| println!("the guest:\n{}", guest.condition()))
+    work(place, &guest).inspect_err(|_| println!("the guest:\n{}", guest.condition()))
 }
 
 /// The ledger here and the disk there, while the guest's work goes on in between.

@@ -3,12 +3,7 @@
 
 use anyhow::{Context, Result};
 
-use super::{
-    Outcome, Place,
-    attach::{DISK, in_guest},
-    bench_path::median,
-    monitor::Monitor,
-};
+use super::{Outcome, Place, attach::DISK, bench_path::median, monitor::Monitor};
 use crate::{
     command::text,
     vm::{GUEST_NAME, Guest},
@@ -32,11 +27,7 @@ struct Way {
     carrier: Vec<f64>,
 }
 
-pub(super) fn run(place: &Place) -> Result<Outcome> {
-    in_guest(place, |guest| measure(place, guest))
-}
-
-fn measure(place: &Place, guest: &Guest) -> Result<Outcome> {
+pub(super) fn run(place: &Place, guest: &Guest) -> Result<Outcome> {
     guest.ask("rest")?;
     let mut ways = ["no monitor", "monitor in the guest", "attached"].map(Way::new);
     for round in 1..=ROUNDS {

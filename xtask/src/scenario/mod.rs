@@ -217,25 +217,25 @@ const SCENARIOS: &[Scenario] = &[
         name: "attach-ssh",
         about: "a VM is watched by ssh, up to its panic; its recording replays to the same",
         tested: Tested::HereOnly,
-        run: attach::by_ssh,
+        run: |place| attach::in_guest(place, attach::by_ssh),
     },
     Scenario {
         name: "attach-cut",
         about: "the link to a VM is cut and comes back; its agent is killed",
         tested: Tested::HereOnly,
-        run: attach::cut_link,
+        run: |place| attach::in_guest(place, attach::cut_link),
     },
     Scenario {
         name: "attach-serial",
         about: "a VM is watched by a virtio-serial port",
         tested: Tested::HereOnly,
-        run: attach::by_serial,
+        run: |place| attach::in_guest(place, attach::by_serial),
     },
     Scenario {
         name: "attach-several",
         about: "two names in a file are watched at once, each for itself",
         tested: Tested::No,
-        run: attach::several,
+        run: |place| attach::in_guest(place, attach::several),
     },
     Scenario {
         name: crate::vm::GUEST_SCENARIO,
@@ -277,7 +277,7 @@ const SCENARIOS: &[Scenario] = &[
         name: "bench-attach",
         about: "what watching costs a guest, from inside and from outside, as a table",
         tested: Tested::No,
-        run: bench_attach::run,
+        run: |place| attach::in_guest(place, bench_attach::run),
     },
 ];
 

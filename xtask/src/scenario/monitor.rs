@@ -122,8 +122,7 @@ impl Monitor {
                 return Ok(line);
             }
             if let Some(status) = ended {
-                let stderr = self.stderr.take().map(|handle| handle.join().unwrap_or_default());
-                bail!("the monitor ended with {status}: {}", stderr.unwrap_or_default().trim());
+                bail!("the monitor ended with {status}: {}", self.diagnostics().trim());
             }
             if Instant::now() > end {
                 let (limit, said) = (LIMIT.as_secs(), show(&self.lines()));
@@ -167,15 +166,19 @@ impl Monitor {
     fn with_its_words(&mut self, error: &anyhow::Error) -> anyhow::Error {
         // Where it has ended already, it has said all.
         let _ = self.child.kill();
-        let stderr = self.stderr.take().map(|handle| handle.join().unwrap_or_default());
-        anyhow!("{error:#}: {}", stderr.unwrap_or_default().trim())
+        anyhow!("{error:#}: {}", self.diagnostics().trim())
+    }
+
+    /// Its diagnostics, once it has ended.
+    fn diagnostics(&mut self) -> String {
+        self.stderr.take().map(|handle| handle.join().unwrap_or_default()).unwrap_or_default()
     }
 
     fn ended(&mut self, status: i32) -> Result<Ended> {
         let stdout = self.stdout.take().expect("taken here alone").join();
         let text = stdout.map_err(|_| anyhow!("the reader of the monitor's output panicked"))??;
-        let stderr = self.stderr.take().map(|handle| handle.join().unwrap_or_default());
-        Ok(Ended { status, lines: self.lines(), text, stderr: stderr.unwrap_or_default() })
+        let stderr = self.diagnostics();
+        Ok(Ended { status, lines: self.lines(), text, stderr })
     }
 }
 

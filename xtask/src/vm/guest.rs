@@ -126,7 +126,7 @@ impl Guest {
         let agent = self.ssh(
             "for t in $(pidof 9 refverify-monitor | sed 's:[0-9]*:/proc/&/task/*:g'); do \
              echo \"$(cat $t/comm) waits in $(cat $t/wchan)\"; cat $t/stack; done; \
-             tail -n 20 /run/agent.log",
+             test ! -e /run/agent.log || tail -n 20 /run/agent.log",
         );
         let agent = agent.unwrap_or_else(|error| format!("it does not answer: {error:#}"));
         let console = fs::read_to_string(&self.log).unwrap_or_default();

@@ -43,7 +43,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// The device here. Both profiles of data must find room while one is made the other, also where
 /// block groups that are empty already wait for a commit to be given up: with 8 GiB, and so chunks
-/// of 800 MiB, 6.18 ran out of space now and then.
+/// of 800 MiB, a run on 6.18 got no space.
 const LEN_BYTES: u64 = 24 << 30;
 
 pub(super) fn run(place: &Place) -> Result<Outcome> {
